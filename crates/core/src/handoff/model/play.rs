@@ -1,0 +1,381 @@
+//! The callers of the model, and what must be true of what they were told.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::base::{Base, Got, Job, Kind};
+use super::plan::{Plan, Role};
+use super::{chance, note, pause, pick};
+use crate::error::{Error, ErrorKind};
+use crate::handoff::groups::PAUSE;
+use crate::handoff::{
+    Admission, Completed, Handoff, Outcome, Patience, Pickup, Reply, Request, Sink, Withdrawn,
+    worker::{self, Begin},
+};
+use crate::sync::model::{self, Spawned};
+use crate::sync::{Condvar, Mutex, current, now};
+
+/// What a caller knows of its write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    Landed,
+    Failed(ErrorKind),
+    /// Turned away, taken back or rolled back by its caller.
+    Dropped,
+}
+
+/// Shared by all callers of one execution.
+pub(super) struct Stage {
+    pub(super) handoff: Arc<Handoff<Job, Got>>,
+    pub(super) base: Arc<Base>,
+    pub(super) plan: Plan,
+    pub(super) told: Mutex<Vec<(u64, Fate)>>,
+    /// Pickups of callers that stay away for long.
+    attic: Mutex<Vec<Pickup>>,
+}
+
+/// Collects what one submitter's writes became.
+struct Inbox {
+    stage: Arc<Stage>,
+    arrived: Mutex<Vec<(u64, Outcome<Got>)>>,
+    more: Condvar,
+}
+
+impl Sink<Got> for Inbox {
+    fn deliver(&self, completed: Vec<Completed<Got>>, pickup: Pickup) {
+        assert!(!completed.is_empty(), "nothing was delivered");
+        let arrivals = completed.into_iter().map(|one| (one.token, one.outcome));
+        self.arrived.lock().extend(arrivals);
+        self.more.notify_all();
+        self.stage.put_away(pickup);
+    }
+}
+
+impl Inbox {
+    fn wait(&self, token: u64) -> Outcome<Got> {
+        let mut arrived = self.arrived.lock();
+        loop {
+            if let Some(at) = arrived.iter().position(|(known, _)| *known == token) {
+                return arrived.swap_remove(at).1;
+            }
+            self.more.wait(&mut arrived);
+        }
+    }
+}
+
+fn fate(id: u64, outcome: Outcome<Got>) -> Fate {
+    match outcome {
+        Ok(got) => {
+            assert_eq!(got, Got::Done(id), "somebody else's outcome");
+            Fate::Landed
+        }
+        Err(error) => Fate::Failed(error.kind()),
+    }
+}
+
+/// Sleeps by the model's clock.
+fn sleep(time: Duration) {
+    let (lock, never) = (Mutex::new(()), Condvar::new());
+    let until = now() + time;
+    let mut guard = lock.lock();
+    while !never.wait_until(&mut guard, until).timed_out() {}
+}
+
+impl Stage {
+    fn put_away(&self, pickup: Pickup) {
+        let (late, never) = self.plan.stays_away;
+        if chance(never) {
+            std::mem::forget(pickup);
+        } else if chance(late) {
+            self.attic.lock().push(pickup);
+        } else {
+            drop(pickup);
+        }
+    }
+
+    fn request(&self, id: u64) -> Request<Job> {
+        let plan = &self.plan;
+        let kind = if chance(plan.panics) {
+            Kind::Panics
+        } else if chance(plan.poisoned) {
+            Kind::Poisoned
+        } else {
+            Kind::Plain
+        };
+        let rows = if chance(plan.big) { plan.limits.max_rows } else { 1 };
+        Request { job: Job { id, kind }, rows, bytes: 8, strict: chance(plan.strict), turn: None }
+    }
+
+    /// Calls `f` with the patience of one caller.
+    fn with_patience<R>(&self, f: impl FnOnce(&Patience<'_>) -> R) -> R {
+        let (likely, time) = self.plan.deadline;
+        let deadline = chance(likely).then(|| now() + time);
+        let (asks, is_wanted) = self.plan.interrupted;
+        let slice = chance(asks).then_some(Duration::from_millis(50));
+        let interrupted = || {
+            pause();
+            chance(is_wanted)
+        };
+        f(&Patience { deadline, slice, interrupted: &interrupted })
+    }
+
+    fn perform(self: &Arc<Self>, role: Role, first: u64) {
+        if chance(self.plan.late) {
+            sleep(self.plan.hold_limit);
+            (0..pick(30)).for_each(|_| pause());
+        }
+        for id in first..first + self.plan.writes as u64 {
+            let fate = match role {
+                Role::Blocking => self.write(id, true),
+                Role::Queued => self.write(id, false),
+                Role::Submitting | Role::Calling | Role::Offering => self.submit(role, id),
+                Role::Turning => self.take_turn(id),
+                Role::Closing => return self.close(),
+            };
+            self.told.lock().push((id, fate));
+        }
+    }
+
+    fn write(&self, id: u64, inline: bool) -> Fate {
+        self.with_patience(|patience| {
+            match self.handoff.enter(self.request(id), inline, patience) {
+                Err(error) => Fate::Failed(error.kind()),
+                Ok(admission) => self.see_through(id, admission, patience),
+            }
+        })
+    }
+
+    fn see_through(
+        &self,
+        id: u64,
+        admission: Admission<Job, Got>,
+        patience: &Patience<'_>,
+    ) -> Fate {
+        let (ticket, seq) = match admission {
+            Admission::Queued(ticket, seq) => (ticket, seq),
+            Admission::Inline(request) => match self.base.run_inline(&request) {
+                Ok(outcome) => {
+                    self.handoff.leave_lane(chance(self.plan.odds.upkeep));
+                    return fate(id, outcome);
+                }
+                Err(()) => self.handoff.requeue_inline(request, patience.deadline),
+            },
+        };
+        let (outcome, pickup, _) = self.handoff.wait(&ticket, seq, patience);
+        self.put_away(pickup);
+        fate(id, outcome)
+    }
+
+    fn submit(self: &Arc<Self>, role: Role, id: u64) -> Fate {
+        let inbox = Arc::new(Inbox {
+            stage: Arc::clone(self),
+            arrived: Mutex::new(Vec::new()),
+            more: Condvar::new(),
+        });
+        let (likely, time) = self.plan.deadline;
+        let deadline = chance(likely).then(|| now() + time);
+        let seq = match self.leave(role, id, deadline, &inbox) {
+            Ok(Some(seq)) => seq,
+            Ok(None) => return Fate::Dropped,
+            Err(error) => return Fate::Failed(error.kind()),
+        };
+        let queued = now();
+        if chance(self.plan.cancelled)
+            && matches!(self.handoff.withdraw(seq), Withdrawn::NotBegun { .. })
+        {
+            return Fate::Dropped;
+        }
+        let fate = fate(id, inbox.wait(id));
+        assert!(inbox.arrived.lock().is_empty(), "more than one outcome");
+        if self.plan.hurry == 0.0
+            && let Fate::Failed(ErrorKind::WriteTimeout | ErrorKind::LockTimeout) = fate
+        {
+            let due = deadline.map(|deadline| deadline.max(queued) + PAUSE * 2);
+            assert!(due.is_some_and(|due| now() <= due), "told late");
+        }
+        fate
+    }
+
+    /// Gets a write into the queue without waiting for its outcome.
+    fn leave(
+        &self,
+        role: Role,
+        id: u64,
+        deadline: Option<std::time::Instant>,
+        inbox: &Arc<Inbox>,
+    ) -> Result<Option<u64>, Error> {
+        let mut request = self.request(id);
+        loop {
+            let reply = Reply::Sink(Arc::clone(inbox) as Arc<dyn Sink<Got>>, id);
+            request = match self.handoff.offer(request, deadline, reply)? {
+                Ok(seq) => return Ok(Some(seq)),
+                Err(request) => request,
+            };
+            match role {
+                Role::Submitting => {
+                    self.with_patience(|patience| {
+                        self.handoff.await_room((request.rows, request.bytes), patience)
+                    })?;
+                }
+                Role::Calling => self.wait_for_call(&request),
+                _ => return Ok(None),
+            }
+        }
+    }
+
+    fn wait_for_call(&self, request: &Request<Job>) {
+        let called = Arc::new((Mutex::new(false), Condvar::new()));
+        let call = {
+            let called = Arc::clone(&called);
+            move || {
+                *called.0.lock() = true;
+                called.1.notify_all();
+            }
+        };
+        self.handoff.when_room((request.rows, request.bytes), Box::new(call));
+        let mut done = called.0.lock();
+        while !*done {
+            called.1.wait(&mut done);
+        }
+    }
+
+    fn take_turn(&self, id: u64) -> Fate {
+        let mut request = self.request(id);
+        request.turn = Some((current().id(), self.plan.hold_limit));
+        let turn = self.with_patience(|patience| self.wait_for_turn(request, patience));
+        match turn {
+            Err(error) => Fate::Failed(error.kind()),
+            Ok(Got::Done(_)) => panic!("somebody else's outcome"),
+            Ok(Got::Turn(turn)) => self.hold(turn, id),
+        }
+    }
+
+    fn wait_for_turn(&self, request: Request<Job>, patience: &Patience<'_>) -> Outcome<Got> {
+        let (ticket, seq) = match self.handoff.enter(request, chance(0.5), patience)? {
+            Admission::Queued(ticket, seq) => (ticket, seq),
+            Admission::Inline(request) => match self.base.begin_inline(&request) {
+                Begin::Locked(_) => self.handoff.requeue_inline(request, patience.deadline),
+                Begin::Failed(error) => {
+                    self.handoff.leave_lane(false);
+                    return Err(error);
+                }
+                Begin::Ready => {
+                    return Ok(Got::Turn(self.handoff.take_turn(self.plan.hold_limit)));
+                }
+            },
+        };
+        let (outcome, pickup, _) = self.handoff.wait(&ticket, seq, patience);
+        self.put_away(pickup);
+        outcome
+    }
+
+    fn hold(&self, turn: u64, id: u64) -> Fate {
+        if chance(self.plan.hogs) {
+            // Up to the very moment of the eviction, or beyond.
+            let twice = chance(0.5);
+            sleep(self.plan.hold_limit * if twice { 2 } else { 1 });
+            let evicted = !self.handoff.holds_turn(turn);
+            assert!(evicted || !twice || self.plan.hurry > 0.0, "the hold limit was not watched");
+        }
+        self.re_enter(turn);
+        let wrote = self.base.write_in_turn(&self.handoff, turn, id);
+        let commit = chance(0.7);
+        let ended = wrote && self.base.end_turn(&self.handoff, turn, commit);
+        let left = self.handoff.leave_turn(turn, chance(self.plan.odds.upkeep));
+        assert!(!left || ended || !wrote, "the turn came back");
+        if ended && commit { Fate::Landed } else { Fate::Dropped }
+    }
+
+    /// The holder of a turn must not wait for itself.
+    fn re_enter(&self, turn: u64) {
+        let id = u64::MAX;
+        let patience = Patience { deadline: None, slice: None, interrupted: &|| false };
+        let request = Request {
+            job: Job { id, kind: Kind::Poisoned },
+            rows: 1,
+            bytes: 8,
+            strict: false,
+            turn: None,
+        };
+        match self.handoff.enter(request, chance(0.5), &patience) {
+            Err(error) if error.kind() == ErrorKind::WriterReentered => note("re-entered"),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::WriterClosed),
+            Ok(admission) => {
+                assert!(!self.handoff.holds_turn(turn), "the holder was let in");
+                let fate = self.see_through(id, admission, &patience);
+                assert!(matches!(fate, Fate::Failed(_)));
+            }
+        }
+    }
+
+    fn close(&self) {
+        self.handoff.close();
+        let patience = Patience { deadline: None, slice: None, interrupted: &|| false };
+        assert!(self.handoff.wait_closed(&patience));
+        self.expect_closed();
+    }
+
+    fn expect_closed(&self) {
+        assert!(self.base.is_closed() || self.plan.odds.dies > 0.0, "closed too early");
+        let state = self.handoff.lock();
+        assert!(state.queue.is_empty(), "jobs were left in the queue");
+        assert_eq!((state.rows, state.bytes, state.strict), (0, 0, 0), "wrong counters");
+    }
+
+    fn expect_outcomes(&self) {
+        let log = self.base.log();
+        let told = self.told.lock();
+        let actors = self.plan.cast.iter().filter(|role| **role != Role::Closing).count();
+        assert_eq!(told.len(), actors * self.plan.writes);
+        for &(id, fate) in &*told {
+            let times = log.iter().filter(|logged| **logged == id).count();
+            assert_eq!(times, usize::from(fate == Fate::Landed), "write {id} is {fate:?}");
+            let may_panic = self.plan.panics > 0.0 || self.plan.odds.dies > 0.0;
+            assert!(fate != Fate::Failed(ErrorKind::Internal) || may_panic, "a fault of our own");
+            note(format!("{fate:?}"));
+        }
+        assert_eq!(told.iter().filter(|(_, fate)| *fate == Fate::Landed).count(), log.len());
+    }
+}
+
+/// Plays one execution and checks everybody's outcome at its end.
+pub(super) fn play(plan: Plan) -> Arc<Stage> {
+    model::begin(plan.hurry);
+    let base = Base::new(plan.limits, plan.odds);
+    let stage = Arc::new(Stage {
+        handoff: Handoff::new(plan.limits),
+        base: Arc::clone(&base),
+        plan,
+        told: Mutex::new(Vec::new()),
+        attic: Mutex::new(Vec::new()),
+    });
+    let writer = model::spawn({
+        let stage = Arc::clone(&stage);
+        move || {
+            let work = || worker::work(&stage.handoff, &*stage.base);
+            let died = catch_unwind(AssertUnwindSafe(work)).is_err();
+            assert!(!died || stage.plan.odds.dies > 0.0, "the writer thread died");
+        }
+    });
+    let callers: Vec<Spawned> = (1..)
+        .zip(stage.plan.cast.clone())
+        .map(|(number, role)| {
+            let stage = Arc::clone(&stage);
+            model::spawn(move || stage.perform(role, number * 100))
+        })
+        .collect();
+    for caller in callers {
+        caller.join();
+    }
+    stage.close();
+    writer.join();
+    stage.expect_closed();
+    let state = stage.handoff.lock();
+    assert!(state.doorway.is_empty() && state.space_calls.is_empty(), "somebody still waits");
+    assert!(!state.parked && !state.gathering);
+    drop(state);
+    stage.expect_outcomes();
+    stage.attic.lock().clear();
+    stage
+}

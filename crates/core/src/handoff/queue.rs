@@ -1,0 +1,215 @@
+//! The queue itself: what it holds, waiting for an outcome, taking a job back, and the end.
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::refusal::{cancelled, expired, orphaned};
+use super::state::{SpaceCall, State};
+use super::ticket::{Outcome, Patience, Pickup, Promise, Ticket};
+use crate::sync::{Condvar, Mutex, MutexGuard, ThreadId, unlocked};
+
+/// Bounds of the queue and of a group.
+#[expect(clippy::struct_field_names, reason = "they are the settings' names")]
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) max_batch: usize,
+    pub(crate) max_rows: usize,
+    pub(crate) max_bytes: usize,
+}
+
+/// What a caller asks for.
+#[derive(Debug)]
+pub(crate) struct Request<J> {
+    pub(crate) job: J,
+    pub(crate) rows: usize,
+    pub(crate) bytes: usize,
+    /// Wants a group that is synced to disk.
+    pub(crate) strict: bool,
+    /// Wants the lane for itself (an interactive transaction), for this thread and so long.
+    pub(crate) turn: Option<(ThreadId, Duration)>,
+}
+
+/// A request in the queue or in a group.
+#[derive(Debug)]
+pub(crate) struct Entry<J, T> {
+    pub(crate) seq: u64,
+    pub(crate) request: Request<J>,
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) promise: Promise<T>,
+}
+
+/// How a blocking request goes on.
+#[derive(Debug)]
+pub(crate) enum Admission<J, T> {
+    /// Nobody waits: the caller owns the lane and runs the job itself.
+    Inline(Request<J>),
+    /// The job is in the queue under this number.
+    Queued(Arc<Ticket<T>>, u64),
+}
+
+/// What taking a job back from the queue found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Withdrawn {
+    /// The job had not begun and never will. `locked` tells whether the database's lock was the
+    /// reason for the wait.
+    NotBegun { locked: bool },
+    /// The job has begun: its outcome will come.
+    Begun,
+}
+
+/// The queue, the lane, and the conditions on which threads wait.
+pub(crate) struct Handoff<J, T> {
+    pub(super) state: Mutex<State<J, T>>,
+    /// The writer thread waits here.
+    pub(super) work: Condvar,
+    /// Callers wait here for room in the queue, and for the end.
+    pub(super) space: Condvar,
+    pub(super) limits: Limits,
+    pub(super) me: std::sync::Weak<Self>,
+}
+
+impl<J: Send + 'static, T: Send + 'static> Handoff<J, T> {
+    pub(crate) fn new(limits: Limits) -> Arc<Self> {
+        Arc::new_cyclic(|me| Self {
+            state: Mutex::new(State::new()),
+            work: Condvar::new(),
+            space: Condvar::new(),
+            limits,
+            me: me.clone(),
+        })
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State<J, T>> {
+        self.state.lock()
+    }
+
+    /// Waits for the outcome of a queued job; a job that has begun is always waited for.
+    ///
+    /// The `bool` tells that the caller was interrupted after its job had begun.
+    pub(crate) fn wait(
+        &self,
+        ticket: &Ticket<T>,
+        seq: u64,
+        patience: &Patience<'_>,
+    ) -> (Outcome<T>, Pickup, bool) {
+        let mut begun = false;
+        let mut called_away = false;
+        loop {
+            let until = if begun { None } else { patience.next_stop() };
+            if let Some((outcome, group)) = ticket.wait_until(until) {
+                return (outcome, self.pickup(group, 1), called_away);
+            }
+            let over = patience.is_over();
+            if !over && !(patience.interrupted)() {
+                continue;
+            }
+            called_away = !over;
+            match self.withdraw(seq) {
+                Withdrawn::NotBegun { locked } => {
+                    let error = if over { expired(locked) } else { cancelled() };
+                    return (Err(error), Pickup::uncounted(), false);
+                }
+                Withdrawn::Begun => begun = true,
+            }
+        }
+    }
+
+    /// Takes a job back, if it has not begun.
+    pub(crate) fn withdraw(&self, seq: u64) -> Withdrawn {
+        let mut state = self.state.lock();
+        let Ok(at) = state.queue.binary_search_by_key(&seq, |entry| entry.seq) else {
+            return Withdrawn::Begun;
+        };
+        let locked = state.locked;
+        if let Some(entry) = state.remove(at) {
+            state.cancelled += 1;
+            let calls = self.room_came(&mut state);
+            if state.parked {
+                // The writer thread may be waiting for a lock that nobody needs any more.
+                self.work.notify_one();
+            }
+            drop(state);
+            entry.promise.forget();
+            run_all(calls);
+        }
+        Withdrawn::NotBegun { locked }
+    }
+
+    /// Stops taking requests. What is in the queue is still run.
+    pub(crate) fn close(&self) {
+        let mut state = self.state.lock();
+        state.closing = true;
+        let calls = std::mem::take(&mut state.space_calls);
+        self.space.notify_all();
+        self.wake_writer(&state);
+        drop(state);
+        run_all(calls);
+    }
+
+    /// The writer thread has run everything and let go of the database.
+    pub(crate) fn finish_close(&self) {
+        self.state.lock().closed = true;
+        self.space.notify_all();
+    }
+
+    /// The writer thread has panicked: tells everybody who would wait for it.
+    pub(crate) fn abandon(&self) {
+        let mut state = self.state.lock();
+        state.closing = true;
+        state.closed = true;
+        state.parked = false;
+        state.gathering = false;
+        let mut orphans = Vec::new();
+        while let Some(entry) = state.remove(0) {
+            orphans.push(entry);
+        }
+        let calls = self.room_came(&mut state);
+        drop(state);
+        // One that panics here must not keep the others from being told.
+        for call in calls {
+            let _ = catch_unwind(AssertUnwindSafe(call));
+        }
+        for entry in orphans {
+            let tell = AssertUnwindSafe(|| entry.promise.fulfil(Err(orphaned())));
+            let _ = catch_unwind(tell);
+        }
+    }
+
+    /// Whether the writer thread ended before `until`.
+    pub(crate) fn wait_closed(&self, patience: &Patience<'_>) -> bool {
+        let mut state = self.state.lock();
+        while !state.closed {
+            match patience.next_stop() {
+                None => self.space.wait(&mut state),
+                Some(stop) => {
+                    if self.space.wait_until(&mut state, stop).timed_out() {
+                        let over = patience.is_over();
+                        if unlocked(&mut state, || (patience.interrupted)()) || over {
+                            return state.closed;
+                        }
+                    }
+                }
+            }
+        }
+        true
+    }
+
+    pub(super) fn room_came(&self, state: &mut MutexGuard<'_, State<J, T>>) -> Vec<SpaceCall> {
+        self.space.notify_all();
+        std::mem::take(&mut state.space_calls)
+    }
+}
+
+impl<J, T> fmt::Debug for Handoff<J, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handoff").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+pub(super) fn run_all(calls: Vec<SpaceCall>) {
+    for call in calls {
+        call();
+    }
+}

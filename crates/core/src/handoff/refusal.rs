@@ -1,0 +1,54 @@
+//! What a caller is told whose job was not begun.
+
+use super::queue::Limits;
+use super::state::State;
+use crate::error::{Error, ErrorKind};
+
+pub(super) fn closed() -> Error {
+    Error::new(ErrorKind::WriterClosed, "the writer is closed: open a new BatchWriter")
+}
+
+pub(super) fn cancelled() -> Error {
+    Error::new(
+        ErrorKind::WriteCancelled,
+        "the write was cancelled before it had begun; it is not in the file",
+    )
+}
+
+pub(super) fn orphaned() -> Error {
+    Error::new(
+        ErrorKind::Internal,
+        "the writer thread failed before the write had begun; it is not in the file; please report \
+         this, and open a new BatchWriter",
+    )
+}
+
+/// SQLITE_BUSY, which is what kept the job from beginning.
+const BUSY: i32 = 5;
+
+pub(super) fn expired(locked: bool) -> Error {
+    if locked {
+        Error::new(
+            ErrorKind::LockTimeout,
+            "database is locked: another connection held the write lock until the deadline; the \
+             write is not in the file",
+        )
+        .with_code(BUSY)
+    } else {
+        Error::new(
+            ErrorKind::WriteTimeout,
+            "the time-out passed while the write waited in the queue; it is not in the file",
+        )
+    }
+}
+
+pub(super) fn full<J, T>(limits: &Limits, state: &State<J, T>) -> Error {
+    Error::new(
+        ErrorKind::QueueFull,
+        format!(
+            "the queue stayed full until the deadline ({} of {} rows, {} of {} bytes); nothing was \
+             dropped, and this write is not in the file: write less at once, or raise the bounds",
+            state.rows, limits.max_rows, state.bytes, limits.max_bytes
+        ),
+    )
+}

@@ -1,0 +1,169 @@
+//! What the hand-off's lock protects.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::time::Instant;
+
+use super::queue::{Entry, Limits};
+use super::ticket::{Reply, UNCOUNTED};
+use crate::sync::ThreadId;
+
+/// Who may run jobs on the database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lane {
+    Free,
+    /// A caller runs its own job.
+    Inline,
+    /// The writer thread runs a group.
+    Writer,
+    /// An interactive transaction, until `until`.
+    Turn {
+        id: u64,
+        owner: ThreadId,
+        until: Instant,
+    },
+}
+
+#[expect(clippy::struct_excessive_bools, reason = "independent facts under one lock")]
+pub(crate) struct State<J, T> {
+    pub(super) queue: VecDeque<Entry<J, T>>,
+    pub(super) rows: usize,
+    pub(super) bytes: usize,
+    pub(super) strict: usize,
+    pub(super) next_seq: u64,
+    pub(super) lane: Lane,
+    /// The last group had more than one job, or left some behind.
+    pub(super) company: bool,
+    /// Number of the last group that ended; 0 before the first.
+    pub(super) group: u64,
+    /// Callers of the last group that have not reported back.
+    pub(super) returning: usize,
+    /// The writer thread is parked and wants to hear of new work.
+    pub(super) parked: bool,
+    /// The writer thread waits for callers of the last group.
+    pub(super) gathering: bool,
+    /// The database's lock has kept the writer thread from beginning.
+    pub(super) locked: bool,
+    /// The writer thread has upkeep to do (a checkpoint) once nobody waits.
+    pub(super) upkeep: bool,
+    pub(super) closing: bool,
+    pub(super) closed: bool,
+    /// Blocked callers in order of arrival, by number; only the first may enter the queue.
+    pub(super) doorway: VecDeque<u64>,
+    pub(super) space_calls: Vec<SpaceCall>,
+    pub(super) cancelled: u64,
+}
+
+pub(super) type SpaceCall = Box<dyn FnOnce() + Send>;
+
+impl<J, T> State<J, T> {
+    pub(super) fn new() -> Self {
+        Self {
+            queue: VecDeque::new(),
+            rows: 0,
+            bytes: 0,
+            strict: 0,
+            next_seq: 1,
+            lane: Lane::Free,
+            company: false,
+            group: UNCOUNTED,
+            returning: 0,
+            parked: false,
+            gathering: false,
+            locked: false,
+            upkeep: false,
+            closing: false,
+            closed: false,
+            doorway: VecDeque::new(),
+            space_calls: Vec::new(),
+            cancelled: 0,
+        }
+    }
+
+    pub(super) fn is_turn(&self, id: u64) -> bool {
+        matches!(self.lane, Lane::Turn { id: held, .. } if held == id)
+    }
+
+    pub(super) fn may_run_inline(&self) -> bool {
+        self.lane == Lane::Free
+            && self.queue.is_empty()
+            && self.doorway.is_empty()
+            && !self.company
+            && !self.upkeep
+    }
+
+    /// A job that would never fit is let into an empty queue; its size is checked on entry.
+    pub(super) fn has_room(&self, limits: &Limits, (rows, bytes): (usize, usize)) -> bool {
+        self.queue.is_empty()
+            || self.rows + rows <= limits.max_rows && self.bytes + bytes <= limits.max_bytes
+    }
+
+    /// Rows and bytes in the queue, and how many jobs were taken back so far.
+    pub(crate) fn load(&self) -> (usize, usize, u64) {
+        (self.rows, self.bytes, self.cancelled)
+    }
+
+    /// Whether a request may enter the queue now, behind nobody.
+    pub(super) fn admits(&self, limits: &Limits, size: (usize, usize)) -> bool {
+        self.doorway.is_empty() && self.has_room(limits, size)
+    }
+
+    pub(super) fn remove(&mut self, at: usize) -> Option<Entry<J, T>> {
+        let entry = self.queue.remove(at)?;
+        self.rows -= entry.request.rows;
+        self.bytes -= entry.request.bytes;
+        self.strict -= usize::from(entry.request.strict);
+        // Whoever comes next has not waited for the lock.
+        self.locked &= !self.queue.is_empty();
+        Some(entry)
+    }
+
+    /// A number that no job, no place in the doorway and no turn has had.
+    pub(super) fn next_number(&mut self) -> u64 {
+        let number = self.next_seq;
+        self.next_seq += 1;
+        number
+    }
+
+    /// Removes what submitters left whose deadline has come.
+    pub(super) fn take_late(&mut self, now: Instant) -> Vec<Entry<J, T>> {
+        let mut late = Vec::new();
+        let mut at = 0;
+        while let Some(entry) = self.queue.get(at) {
+            let sink = matches!(entry.promise.reply(), Some(Reply::Sink(..)));
+            if sink && entry.deadline.is_some_and(|deadline| deadline <= now) {
+                late.extend(self.remove(at));
+            } else {
+                at += 1;
+            }
+        }
+        late
+    }
+
+    pub(super) fn has_deadlines(&self) -> bool {
+        self.queue.iter().any(|entry| entry.deadline.is_some())
+    }
+
+    /// Whether a queued job wants its group synced to disk.
+    pub(super) fn wants_sync(&self) -> bool {
+        self.strict > 0
+    }
+
+    /// When the next submitter has to be told that its time is up.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.queue
+            .iter()
+            .filter(|entry| matches!(entry.promise.reply(), Some(Reply::Sink(..))))
+            .filter_map(|entry| entry.deadline)
+            .min()
+    }
+}
+
+impl<J, T> fmt::Debug for State<J, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("State")
+            .field("queued", &self.queue.len())
+            .field("lane", &self.lane)
+            .finish_non_exhaustive()
+    }
+}

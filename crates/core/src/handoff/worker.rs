@@ -1,0 +1,252 @@
+//! The writer thread's loop.
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::time::{Duration, Instant};
+
+use super::queue::{Entry, Handoff};
+use super::state::{Lane, State};
+use super::ticket::Outcome;
+use crate::error::{Error, ErrorKind};
+use crate::sync::{MutexGuard, now};
+
+/// What asking the database for its write lock came to.
+#[derive(Debug)]
+pub(crate) enum Begin {
+    /// A transaction is open and holds the write lock.
+    Ready,
+    /// Somebody else holds the lock: ask again after this time.
+    Locked(Duration),
+    /// The database cannot be written.
+    Failed(Error),
+}
+
+/// Lets late arrivals into the open group.
+pub(crate) type Late<'a, J, T> = dyn Fn(&mut Vec<Entry<J, T>>) + 'a;
+
+/// Runs jobs on the database for whoever owns the lane.
+pub(crate) trait Executor<J, T>: Send + Sync {
+    /// Begins a transaction, without waiting. `sync` asks for a group that is synced to disk;
+    /// `attempt` counts from 1.
+    fn begin(&self, sync: bool, attempt: u32) -> Begin;
+
+    /// Runs a group in the open transaction and commits it. Calls `late` before COMMIT to let
+    /// late arrivals ride along. Returns one outcome for each entry, in order.
+    fn run(&self, group: &mut Vec<Entry<J, T>>, late: &Late<'_, J, T>) -> Vec<Outcome<T>>;
+
+    /// What the caller gets to whom the open transaction is handed as turn number `id`.
+    fn grant(&self, id: u64) -> T;
+
+    /// What a job comes to that wants nothing but its turn; `None` when it needs the database.
+    fn pass(&self, _job: &J) -> Option<T> {
+        None
+    }
+
+    /// Ends the open transaction without a trace, whatever state it is in.
+    fn roll_back(&self);
+
+    /// Stops the statement that the holder of a turn runs, if any. Called with the hand-off locked:
+    /// the turn cannot be given back meanwhile, and nobody else's statement be met.
+    fn interrupt(&self);
+
+    /// Rolls back a turn that was held for too long. `claim` takes the lane from its holder and
+    /// tells whether the holder still had it; it is called when no statement runs.
+    fn evict(&self, claim: &dyn Fn() -> bool);
+
+    /// Whether the last commit left upkeep to do.
+    fn upkeep_due(&self) -> bool;
+
+    /// Does the upkeep (a checkpoint).
+    fn upkeep(&self);
+
+    /// Lets go of the database.
+    fn close(&self);
+}
+
+enum Task {
+    Group,
+    Upkeep,
+    Evict(u64),
+    Close,
+}
+
+/// Runs groups until the hand-off is closed and its queue is empty.
+///
+/// # Panics
+///
+/// When something other than a job panics (a sink, a callback, the executor's own code): nobody is
+/// then left waiting.
+pub(crate) fn work<J: Send + 'static, T: Send + 'static>(
+    handoff: &Handoff<J, T>,
+    executor: &dyn Executor<J, T>,
+) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| serve(handoff, executor))) {
+        // First, so that nobody who is told finds the database still in use.
+        let _ = catch_unwind(AssertUnwindSafe(|| executor.close()));
+        handoff.abandon();
+        resume_unwind(panic);
+    }
+}
+
+fn serve<J: Send + 'static, T: Send + 'static>(
+    handoff: &Handoff<J, T>,
+    executor: &dyn Executor<J, T>,
+) {
+    loop {
+        let mut state = handoff.lock();
+        let task = loop {
+            handoff.expire(&mut state);
+            if state.lane == Lane::Free {
+                handoff.let_pass(&mut state, &|job| executor.pass(job));
+            }
+            let now = now();
+            let mut until = state.next_deadline();
+            match state.lane {
+                Lane::Free if !state.queue.is_empty() => break Task::Group,
+                Lane::Free if state.upkeep => break Task::Upkeep,
+                Lane::Free if state.closing => break Task::Close,
+                Lane::Turn { id, until: end, .. } if end <= now => break Task::Evict(id),
+                Lane::Turn { until: end, .. } => until = Some(until.map_or(end, |at| at.min(end))),
+                _ => {}
+            }
+            handoff.park(&mut state, until);
+        };
+        if !matches!(task, Task::Evict(_)) {
+            state.lane = Lane::Writer;
+        }
+        match task {
+            Task::Group => {
+                handoff.gather(&mut state);
+                run_group(handoff, executor, state);
+            }
+            Task::Upkeep => {
+                state.upkeep = false;
+                drop(state);
+                executor.upkeep();
+                handoff.leave_lane(false);
+            }
+            Task::Evict(id) => {
+                // A statement that is still running would keep the connection.
+                executor.interrupt();
+                drop(state);
+                executor.evict(&|| {
+                    let mut state = handoff.lock();
+                    let held = state.is_turn(id);
+                    if held {
+                        state.lane = Lane::Writer;
+                    }
+                    held
+                });
+                let mut state = handoff.lock();
+                if state.lane == Lane::Writer {
+                    state.lane = Lane::Free;
+                }
+            }
+            Task::Close => {
+                drop(state);
+                executor.close();
+                handoff.finish_close();
+                return;
+            }
+        }
+    }
+}
+
+fn run_group<J: Send + 'static, T: Send + 'static>(
+    handoff: &Handoff<J, T>,
+    executor: &dyn Executor<J, T>,
+    state: MutexGuard<'_, State<J, T>>,
+) {
+    let sync = state.wants_sync();
+    drop(state);
+    let mut group = Vec::new();
+    match take_lock(handoff, executor, sync) {
+        Ok(true) => handoff.drain(&mut group, sync),
+        Ok(false) => return handoff.leave_lane(false),
+        Err(error) => {
+            handoff.drain(&mut group, true);
+            let group = group.into_iter().map(|entry| (entry.promise, Err(error.clone())));
+            return handoff.finish(group, false);
+        }
+    }
+    match group.first().map(|first| (first.seq, first.request.turn)) {
+        // Everybody gave up meanwhile, or the first job wants more sync than this transaction has.
+        None => {
+            executor.roll_back();
+            handoff.leave_lane(false);
+        }
+        Some((id, Some((owner, hold)))) => {
+            handoff.lock().lane = Lane::Turn { id, owner, until: now() + hold };
+            for entry in group {
+                entry.promise.fulfil(Ok(executor.grant(id)));
+            }
+        }
+        Some((_, None)) => {
+            let late = |group: &mut Vec<_>| handoff.drain(group, sync);
+            let outcomes = catch_unwind(AssertUnwindSafe(|| executor.run(&mut group, &late)))
+                .unwrap_or_else(|_| {
+                    executor.roll_back();
+                    group.iter().map(|_| Err(panicked())).collect()
+                });
+            let upkeep = executor.upkeep_due();
+            let promises = group.into_iter().map(|entry| entry.promise);
+            handoff.finish(promises.zip(outcomes), upkeep);
+            if upkeep {
+                executor.upkeep();
+                handoff.leave_lane(false);
+            }
+        }
+    }
+}
+
+/// Waits for the database's write lock while somebody wants it. `false`: nobody does any more.
+fn take_lock<J: Send + 'static, T: Send + 'static>(
+    handoff: &Handoff<J, T>,
+    executor: &dyn Executor<J, T>,
+    sync: bool,
+) -> Result<bool, Error> {
+    let mut attempt: u32 = 1;
+    loop {
+        match executor.begin(sync, attempt) {
+            Begin::Ready => return Ok(true),
+            Begin::Failed(error) => return Err(error),
+            Begin::Locked(after) => {
+                attempt = attempt.saturating_add(1);
+                if !wait_for_lock(handoff, executor, now() + after) {
+                    return Ok(false);
+                }
+            }
+        }
+    }
+}
+
+/// Waits until `again`, however often the writer thread is woken meanwhile. `false`: nobody wants
+/// the lock any more.
+fn wait_for_lock<J: Send + 'static, T: Send + 'static>(
+    handoff: &Handoff<J, T>,
+    executor: &dyn Executor<J, T>,
+    again: Instant,
+) -> bool {
+    let mut state = handoff.lock();
+    loop {
+        state.locked = true;
+        handoff.expire(&mut state);
+        handoff.let_pass(&mut state, &|job| executor.pass(job));
+        if state.queue.is_empty() {
+            state.locked = false;
+            return false;
+        }
+        if now() >= again {
+            return true;
+        }
+        let until = state.next_deadline().map_or(again, |deadline| deadline.min(again));
+        handoff.park(&mut state, Some(until));
+    }
+}
+
+fn panicked() -> Error {
+    Error::new(
+        ErrorKind::Internal,
+        "the writer panicked while it ran this group; it is unknown whether the write is in the \
+         file; please report this",
+    )
+}
