@@ -1,0 +1,17 @@
+//! One connection to one SQLite file, and what its errors mean.
+
+mod failure;
+pub mod fork;
+mod gate;
+mod guard;
+#[cfg(all(feature = "private-copy", target_os = "linux"))]
+pub mod private;
+mod settings;
+mod statement;
+mod store;
+
+pub(crate) use failure::Failure;
+pub(crate) use gate::Gate;
+pub use settings::{Durability, FileSettings};
+pub use statement::{Params, Value, Written};
+pub(crate) use store::Store;

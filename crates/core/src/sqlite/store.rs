@@ -1,0 +1,379 @@
+//! The connection: opening, control statements, running one statement.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, Ordering};
+
+use rusqlite::hooks::{Action, Wal};
+use rusqlite::{CachedStatement, Connection, OpenFlags};
+
+use super::failure::Failure;
+use super::guard::Guard;
+use super::settings::{Durability, FileSettings};
+use super::statement::{Params, Value, Verb, Written};
+use crate::classify::Journal;
+use crate::error::ErrorKind;
+
+/// Prepared statements kept, as many as an application has distinct writes.
+const STATEMENTS: usize = 128;
+
+/// Frames in the WAL after which a checkpoint is due: SQLite's own default.
+const CHECKPOINT_FRAMES: i32 = 1_000;
+
+/// Times that a ROLLBACK is tried.
+const ROLLBACKS: usize = 3;
+
+/// Begins every control statement: the cache of prepared statements goes by the text, and a caller's
+/// `COMMIT` must not find ours, which the guard has let pass.
+macro_rules! ours {
+    ($sql:literal) => {
+        concat!("/*turnwise*/", $sql)
+    };
+}
+const MARK: &str = ours!("");
+
+/// One connection to one file.
+#[derive(Debug)]
+pub(crate) struct Store {
+    connection: Connection,
+    guard: Guard,
+    durability: Option<Durability>,
+    journal_mode: Journal,
+    /// Frames in the WAL after the last commit.
+    frames: Arc<AtomicI32>,
+    checkpoint_at: i32,
+    last_insert: Arc<LastInsert>,
+}
+
+impl Store {
+    /// Opens the file. Nothing waits here, and nothing is read yet.
+    pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_CREATE
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let mut connection = Connection::open_with_flags(path, flags)?;
+        // Waiting is ours alone: a time-out of SQLite's would multiply it.
+        connection.busy_timeout(std::time::Duration::ZERO)?;
+        connection.set_prepared_statement_cache_capacity(STATEMENTS);
+        let frames = Arc::new(AtomicI32::new(0));
+        let seen = Arc::clone(&frames);
+        // Replaces SQLite's automatic checkpoint, which would run inside somebody's COMMIT.
+        connection.wal_hook(Some(move |_: &mut Wal, pages| {
+            seen.store(pages, Ordering::Relaxed);
+            Ok(())
+        }))?;
+        let last_insert = Arc::new(LastInsert::default());
+        let watch = Arc::clone(&last_insert);
+        connection.update_hook(Some(move |action, _: &str, _: &str, rowid| {
+            watch.note(action, rowid);
+        }))?;
+        let guard = Guard::install(&mut connection)?;
+        Ok(Self {
+            connection,
+            guard,
+            durability: None,
+            journal_mode: Journal::Wal,
+            frames,
+            checkpoint_at: CHECKPOINT_FRAMES,
+            last_insert,
+        })
+    }
+
+    /// Applies the file settings; fails with SQLite's busy codes while others are in the way.
+    pub(crate) fn configure(
+        &mut self,
+        path: &Path,
+        journal_mode: Journal,
+        foreign_keys: bool,
+    ) -> Result<FileSettings, Failure> {
+        if self.connection.is_readonly("main")? {
+            return Err(Failure::new(
+                ErrorKind::ReadOnly,
+                format!("{} cannot be written: check its permissions", path.display()),
+            ));
+        }
+        let current = self.pragma_text("journal_mode", None)?;
+        let effective = if current == journal_mode.name() {
+            current
+        } else {
+            self.pragma_text("journal_mode", Some(journal_mode.name()))?
+        };
+        if effective != journal_mode.name() {
+            return Err(Failure::new(
+                ErrorKind::InvalidSetting,
+                format!(
+                    "journal_mode={} is not available for {}: SQLite keeps {effective}",
+                    journal_mode.name(),
+                    path.display()
+                ),
+            ));
+        }
+        self.journal_mode = journal_mode;
+        let flag = if foreign_keys { "ON" } else { "OFF" };
+        self.control(&format!("{MARK}PRAGMA foreign_keys={flag}"))?;
+        let page_size = self.pragma_integer("page_size")?;
+        Ok(FileSettings {
+            path: path.to_owned(),
+            journal_mode,
+            foreign_keys: self.pragma_integer("foreign_keys")? == 1,
+            page_size: u32::try_from(page_size).unwrap_or_default(),
+            sqlite_version: rusqlite::version(),
+            private_copy: cfg!(all(feature = "private-copy", target_os = "linux")),
+        })
+    }
+
+    /// Takes the write lock, without waiting.
+    pub(crate) fn begin(&mut self, durability: Durability) -> Result<(), Failure> {
+        // Left by a ROLLBACK that failed: whoever began it was told that nothing is kept.
+        self.roll_back();
+        if self.durability != Some(durability) {
+            let level = match (durability, self.journal_mode) {
+                // Until the folder is synced, a power cut can bring a deleted journal back, and
+                // with it undo the commit (sqlite.org/pragma.html#pragma_synchronous).
+                (Durability::Full, Journal::Delete) => "EXTRA",
+                _ => durability.name(),
+            };
+            self.control(&format!("{MARK}PRAGMA synchronous={level}"))?;
+            self.durability = Some(durability);
+        }
+        self.control(ours!("BEGIN IMMEDIATE"))
+    }
+
+    pub(crate) fn commit(&mut self) -> Result<(), Failure> {
+        self.control(ours!("COMMIT"))?;
+        if self.in_transaction() {
+            return Err(Failure::new(ErrorKind::Internal, "COMMIT left the transaction open"));
+        }
+        Ok(())
+    }
+
+    /// Ends a transaction, if one is open.
+    pub(crate) fn roll_back(&mut self) {
+        for _ in 0..ROLLBACKS {
+            // A failing ROLLBACK has ended the transaction all the same (lang_transaction.html),
+            // unless it failed before it began: an interrupt that was meant for the statement before.
+            if !self.in_transaction() || self.control(ours!("ROLLBACK")).is_ok() {
+                return;
+            }
+        }
+    }
+
+    pub(crate) fn savepoint(&self) -> Result<(), Failure> {
+        self.control(ours!("SAVEPOINT turnwise_unit"))
+    }
+
+    pub(crate) fn release(&self) -> Result<(), Failure> {
+        self.control(ours!("RELEASE turnwise_unit"))
+    }
+
+    pub(crate) fn roll_back_to(&self) -> Result<(), Failure> {
+        self.control(ours!("ROLLBACK TO turnwise_unit"))?;
+        self.release()
+    }
+
+    pub(crate) fn in_transaction(&self) -> bool {
+        !self.connection.is_autocommit()
+    }
+
+    pub(crate) fn guard(&self) -> &Guard {
+        &self.guard
+    }
+
+    pub(crate) fn interrupt_handle(&self) -> rusqlite::InterruptHandle {
+        self.connection.get_interrupt_handle()
+    }
+
+    /// Rows that statements on this connection have changed so far, triggers included.
+    pub(crate) fn total_changes(&self) -> u64 {
+        self.connection.total_changes()
+    }
+
+    /// Whether the statement is of a kind that changes rows.
+    pub(crate) fn may_change_rows(sql: &str) -> bool {
+        matches!(Verb::of(sql), Verb::Insert | Verb::Change)
+    }
+
+    /// Runs one statement once.
+    pub(crate) fn run(&self, sql: &str, params: &Params) -> Result<Written, Failure> {
+        let verb = Verb::of(sql);
+        let mut statement = self.prepare(sql)?;
+        let ran = self.step(&mut statement, verb, params);
+        forget_savepoint(statement, verb);
+        ran
+    }
+
+    /// Runs one statement for every row; the error names the row, counted from 0.
+    pub(crate) fn run_many(&self, sql: &str, rows: &[Params]) -> Result<Written, Failure> {
+        let verb = Verb::of(sql);
+        let mut statement = self.prepare(sql)?;
+        let ran = self.run_rows(&mut statement, verb, rows);
+        forget_savepoint(statement, verb);
+        ran
+    }
+
+    fn run_rows(
+        &self,
+        statement: &mut CachedStatement<'_>,
+        verb: Verb,
+        rows: &[Params],
+    ) -> Result<Written, Failure> {
+        let mut all = Written::default();
+        for (at, params) in rows.iter().enumerate() {
+            let one = self.step(statement, verb, params).map_err(|mut failure| {
+                failure.message = format!("row {at}: {}", failure.message);
+                failure
+            })?;
+            if let Some(count) = one.rowcount {
+                *all.rowcount.get_or_insert(0) += count;
+            }
+            all.lastrowid = one.lastrowid.or(all.lastrowid);
+            all.rows.extend(one.rows);
+        }
+        Ok(all)
+    }
+
+    /// Whether the WAL is long enough for a checkpoint.
+    pub(crate) fn checkpoint_due(&self) -> bool {
+        self.journal_mode == Journal::Wal
+            && self.frames.load(Ordering::Relaxed) >= self.checkpoint_at
+    }
+
+    /// Copies the WAL into the database as far as readers allow. Never waits for anybody.
+    pub(crate) fn checkpoint(&mut self) -> Result<(), Failure> {
+        let (frames, moved): (i32, i32) = self.guard.lifted(|| {
+            self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
+                Ok((row.get(1)?, row.get(2)?))
+            })
+        })?;
+        // A reader that holds the log open would make every commit ask again.
+        let held = if moved < frames { frames } else { 0 };
+        self.checkpoint_at = held.saturating_add(CHECKPOINT_FRAMES);
+        self.frames.store(0, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Closes the connection; the last one on a file folds the WAL into the database.
+    pub(crate) fn close(self) -> Result<(), Failure> {
+        self.connection.close().map_err(|(_, error)| error.into())
+    }
+
+    fn prepare(&self, sql: &str) -> Result<CachedStatement<'_>, Failure> {
+        if sql.contains('\0') {
+            return Err(Failure::new(ErrorKind::Statement, "the SQL text holds a NUL character"));
+        }
+        // The cache goes by the text without the white space around it.
+        if sql.trim_start().starts_with(MARK) {
+            return Err(Failure::new(
+                ErrorKind::StatementNotAllowed,
+                "this text is the writer's own",
+            ));
+        }
+        if Verb::of(sql) == Verb::Nothing {
+            return Err(Failure::new(
+                ErrorKind::NotOneStatement,
+                "the SQL text holds no statement",
+            ));
+        }
+        self.connection.prepare_cached(sql).map_err(|error| {
+            let mut failure = Failure::from(error);
+            if failure.kind == ErrorKind::StatementNotAllowed {
+                failure.message = self.guard.take_reason().unwrap_or(failure.message);
+            }
+            failure
+        })
+    }
+
+    fn step(
+        &self,
+        statement: &mut CachedStatement<'_>,
+        verb: Verb,
+        params: &Params,
+    ) -> Result<Written, Failure> {
+        params.bind(statement)?;
+        self.last_insert.expect(self.connection.last_insert_rowid());
+        let mut rows = Vec::new();
+        if statement.column_count() == 0 {
+            statement.raw_execute()?;
+        } else {
+            let mut cursor = statement.raw_query();
+            while let Some(row) = cursor.next()? {
+                // Not before the first row: SQLite may prepare the statement anew for a new schema.
+                let columns = row.as_ref().column_count();
+                let row: rusqlite::Result<Vec<Value>> =
+                    (0..columns).map(|at| row.get_ref(at).map(Value::from)).collect();
+                rows.push(row?);
+            }
+        }
+        let changed = verb == Verb::Insert || verb == Verb::Change && !statement.readonly();
+        let rowcount = changed.then(|| self.connection.changes());
+        let lastrowid = if verb == Verb::Insert {
+            self.last_insert.of_statement(self.connection.last_insert_rowid())
+        } else {
+            None
+        };
+        Ok(Written { rowcount, lastrowid, rows })
+    }
+
+    fn control(&self, sql: &str) -> Result<(), Failure> {
+        self.guard.lifted(|| {
+            let mut statement = self.connection.prepare_cached(sql)?;
+            if statement.column_count() == 0 {
+                statement.raw_execute()?;
+            } else {
+                let mut rows = statement.raw_query();
+                while rows.next()?.is_some() {}
+            }
+            Ok(())
+        })
+    }
+
+    fn pragma_text(&self, name: &str, value: Option<&str>) -> Result<String, Failure> {
+        let sql = value.map_or(format!("PRAGMA {name}"), |value| format!("PRAGMA {name}={value}"));
+        Ok(self.guard.lifted(|| self.connection.query_row(&sql, [], |row| row.get(0)))?)
+    }
+
+    fn pragma_integer(&self, name: &str) -> Result<i64, Failure> {
+        let sql = format!("PRAGMA {name}");
+        Ok(self.guard.lifted(|| self.connection.query_row(&sql, [], |row| row.get(0)))?)
+    }
+}
+
+/// Tells whether a statement has inserted the row that `last_insert_rowid()` names.
+///
+/// SQLite keeps that number when nothing is inserted (an upsert that updates, a table without row
+/// ids); here it would be the row of another caller.
+#[derive(Debug, Default)]
+struct LastInsert {
+    before: AtomicI64,
+    again: AtomicBool,
+}
+
+impl LastInsert {
+    /// A statement begins, and the number is `rowid`.
+    fn expect(&self, rowid: i64) {
+        self.before.store(rowid, Ordering::Relaxed);
+        self.again.store(false, Ordering::Relaxed);
+    }
+
+    /// A row was changed.
+    fn note(&self, action: Action, rowid: i64) {
+        if action == Action::SQLITE_INSERT && rowid == self.before.load(Ordering::Relaxed) {
+            self.again.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// The statement has ended, and the number is `rowid`.
+    fn of_statement(&self, rowid: i64) -> Option<i64> {
+        let inserted =
+            rowid != self.before.load(Ordering::Relaxed) || self.again.load(Ordering::Relaxed);
+        inserted.then_some(rowid)
+    }
+}
+
+/// Keeps a savepoint statement out of the cache, which gives statements out again without asking the
+/// guard: what an interactive transaction may do, a write in a group may not.
+fn forget_savepoint(statement: CachedStatement<'_>, verb: Verb) {
+    if verb == Verb::Savepoint {
+        statement.discard();
+    }
+}
