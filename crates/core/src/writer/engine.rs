@@ -1,0 +1,332 @@
+//! What writes one file: the hand-off, the connection, and the thread that serves them.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::files::{self, FileId, name_file};
+use super::group;
+use super::options::WriterOptions;
+use super::stats::{Counters, WriterStats, add};
+use super::unit::{Done, Job};
+use crate::classify::{Conditions, Dialect, Journal, Phase, RetryKind, Verdict, classify};
+use crate::error::{Error, ErrorKind, Result};
+use crate::handoff::worker::{self, Begin, Executor, Late};
+use crate::handoff::{Entry, Handoff, Outcome, Patience};
+use crate::retry::Delays;
+use crate::sqlite::{Durability, Failure, FileSettings, Gate, Store, Written};
+use crate::sync::Mutex;
+
+/// The connection behind its gate; `None` once it is closed.
+pub(super) type SharedStore = Arc<Gate<Option<Store>>>;
+
+pub(super) struct Engine {
+    id: FileId,
+    path: PathBuf,
+    options: WriterOptions,
+    pub(super) handoff: Arc<Handoff<Job, Done>>,
+    store: SharedStore,
+    interrupt: rusqlite::InterruptHandle,
+    settings: StdMutex<Option<FileSettings>>,
+    handles: AtomicUsize,
+    serving: AtomicBool,
+    upkeep: AtomicBool,
+    pacing: Mutex<Delays>,
+    pub(super) counters: Counters,
+}
+
+impl Engine {
+    pub(super) fn new(
+        id: FileId,
+        path: PathBuf,
+        options: WriterOptions,
+        store: Store,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            path,
+            handoff: Handoff::new(options.limits()),
+            interrupt: store.interrupt_handle(),
+            store: Arc::new(Gate::new(Some(store))),
+            settings: StdMutex::new(None),
+            handles: AtomicUsize::new(1),
+            serving: AtomicBool::new(false),
+            upkeep: AtomicBool::new(false),
+            pacing: Mutex::new(options.policy.delays(fresh_seed())),
+            counters: Counters::default(),
+            options,
+        })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether the last handle is gone.
+    pub(super) fn is_closing(&self) -> bool {
+        self.handles.load(Ordering::Acquire) == 0
+    }
+
+    pub(super) fn options(&self) -> &WriterOptions {
+        &self.options
+    }
+
+    pub(super) fn store(&self) -> SharedStore {
+        Arc::clone(&self.store)
+    }
+
+    /// Counts one more handle, unless the last one is gone.
+    pub(super) fn attach(&self) -> bool {
+        self.handles
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |handles| {
+                (handles > 0).then_some(handles + 1)
+            })
+            .is_ok()
+    }
+
+    /// Counts one handle less; with the last one the writer thread drains the queue and closes.
+    pub(super) fn detach(self: &Arc<Self>) {
+        if self.handles.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.handoff.close();
+            if self.serve().is_err() {
+                // No thread is to be had: nothing is queued without one, so close here.
+                self.close();
+                self.handoff.finish_close();
+            }
+        }
+    }
+
+    pub(super) fn wait_closed(&self, patience: &Patience<'_>) -> Result<()> {
+        if self.handoff.wait_closed(patience) {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::WriteTimeout,
+            format!(
+                "{} was not closed in time; the writes that are still queued go on being tried \
+                 until their own deadlines",
+                self.path.display()
+            ),
+        ))
+    }
+
+    /// The settings in effect; the first caller whom nothing stops applies them.
+    pub(super) fn settings(&self, patience: &Patience<'_>) -> Result<FileSettings> {
+        let mut settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = &*settings {
+            return Ok(known.clone());
+        }
+        // A failure is its caller's own: another may have more time, or not have been interrupted.
+        let known = self.configure(patience)?;
+        *settings = Some(known.clone());
+        Ok(known)
+    }
+
+    fn configure(&self, patience: &Patience<'_>) -> Result<FileSettings> {
+        let mut delays = self.options.policy.delays(fresh_seed());
+        loop {
+            let (journal_mode, foreign_keys) =
+                (self.options.journal_mode, self.options.foreign_keys);
+            let outcome =
+                self.with_store(|store| store.configure(&self.path, journal_mode, foreign_keys));
+            let failure = match outcome {
+                Ok(settings) => return Ok(settings),
+                Err(failure) => failure,
+            };
+            let waits = judge(&failure, Phase::Begin, self.options.journal_mode, None).retry
+                == RetryKind::Wait;
+            if !waits || patience.is_over() {
+                return Err(name_file(&failure, &self.path));
+            }
+            if (patience.interrupted)() {
+                return Err(Error::new(
+                    ErrorKind::WriteCancelled,
+                    format!("{} was not opened: interrupted", self.path.display()),
+                ));
+            }
+            add(&self.counters.lock_retries, 1);
+            std::thread::sleep(Duration::from_nanos(delays.next_ns()).min(SLICE));
+        }
+    }
+
+    /// Starts the writer thread, unless it runs.
+    pub(super) fn serve(self: &Arc<Self>) -> Result<()> {
+        if self.serving.load(Ordering::Relaxed) || self.serving.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let engine = Arc::clone(self);
+        let thread = std::thread::Builder::new().name("turnwise-writer".into());
+        let started = thread.spawn(move || worker::work(&engine.handoff, &*engine));
+        if let Err(error) = started {
+            self.serving.store(false, Ordering::Release);
+            return Err(Error::new(
+                ErrorKind::OutOfMemory,
+                format!("the writer thread could not be started: {error}"),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Runs `f` on the connection, while no fork happens.
+    pub(super) fn with_store<R>(
+        &self,
+        f: impl FnOnce(&mut Store) -> std::result::Result<R, Failure>,
+    ) -> std::result::Result<R, Failure> {
+        match &mut *self.store.enter() {
+            Some(store) => f(store),
+            None => Err(Failure::new(ErrorKind::WriterClosed, "the writer is closed")),
+        }
+    }
+
+    /// Takes the write lock, without waiting; `Err(Ok(delay))` while somebody else has it.
+    pub(super) fn try_begin(&self, durability: Durability, first: bool) -> Begin {
+        // In WAL mode SQLite goes on writing a file that has lost its name, where nobody finds it.
+        if self.id.has_left(&self.path) {
+            return Begin::Failed(Error::new(
+                ErrorKind::FileReplaced,
+                format!(
+                    "{} was deleted or replaced while it was open; the write is in neither file: \
+                     close this writer and open another",
+                    self.path.display()
+                ),
+            ));
+        }
+        match self.with_store(|store| store.begin(durability)) {
+            Ok(()) => Begin::Ready,
+            Err(failure) => {
+                let verdict = judge(&failure, Phase::Begin, self.options.journal_mode, None);
+                if verdict.retry != RetryKind::Wait {
+                    return Begin::Failed(name_file(&failure, &self.path));
+                }
+                add(&self.counters.lock_retries, 1);
+                let mut pacing = self.pacing.lock();
+                if first {
+                    *pacing = self.options.policy.delays(fresh_seed());
+                }
+                Begin::Locked(Duration::from_nanos(pacing.next_ns()))
+            }
+        }
+    }
+
+    /// Notes after a commit whether a checkpoint is due, and tells.
+    pub(super) fn note_upkeep(&self, store: &Store) -> bool {
+        let due = store.checkpoint_due();
+        self.upkeep.store(due, Ordering::Relaxed);
+        due
+    }
+
+    pub(super) fn stats(&self) -> WriterStats {
+        let state = self.handoff.lock();
+        let (rows, bytes, cancelled) = state.load();
+        drop(state);
+        WriterStats {
+            cancelled,
+            queue_rows: rows as u64,
+            queue_bytes: bytes as u64,
+            ..self.counters.read()
+        }
+    }
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+/// How long a sleep lasts at most before the sleeper looks around again.
+pub(super) const SLICE: Duration = Duration::from_millis(50);
+
+/// A seed that differs from process to process and call to call.
+pub(super) fn fresh_seed() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    std::hash::RandomState::new().build_hasher().finish()
+}
+
+pub(super) fn judge(
+    failure: &Failure,
+    phase: Phase,
+    journal: Journal,
+    in_transaction: Option<bool>,
+) -> Verdict {
+    let conditions = Conditions { journal: Some(journal), ..Conditions::default() };
+    classify(Dialect::Sqlite, failure.code.unwrap_or_default(), phase, conditions, in_transaction)
+}
+
+impl Executor<Job, Done> for Engine {
+    fn begin(&self, sync: bool, attempt: u32) -> Begin {
+        let durability = if sync { Durability::Full } else { Durability::Normal };
+        self.try_begin(durability, attempt == 1)
+    }
+
+    fn run(
+        &self,
+        group: &mut Vec<Entry<Job, Done>>,
+        late: &Late<'_, Job, Done>,
+    ) -> Vec<Outcome<Done>> {
+        group::run(self, group, late)
+    }
+
+    fn grant(&self, id: u64) -> Done {
+        Done::Turn(id)
+    }
+
+    fn pass(&self, job: &Job) -> Option<Done> {
+        matches!(job, Job::Barrier).then(|| Done::Written(Written::default()))
+    }
+
+    fn roll_back(&self) {
+        if let Some(store) = &mut *self.store.enter() {
+            store.roll_back();
+        }
+    }
+
+    fn interrupt(&self) {
+        self.interrupt.interrupt();
+    }
+
+    fn evict(&self, claim: &dyn Fn() -> bool) {
+        let mut store = self.store.enter();
+        if claim()
+            && let Some(store) = &mut *store
+        {
+            store.guard().allow_savepoints(false);
+            store.roll_back();
+        }
+    }
+
+    fn upkeep_due(&self) -> bool {
+        self.upkeep.load(Ordering::Relaxed)
+    }
+
+    fn upkeep(&self) {
+        self.upkeep.store(false, Ordering::Relaxed);
+        if let Some(store) = &mut *self.store.enter() {
+            // A checkpoint that fails has lost nothing: the log is still there for the next.
+            if store.checkpoint().is_ok() {
+                add(&self.counters.checkpoints, 1);
+            }
+        }
+    }
+
+    fn close(&self) {
+        let store = self.store.enter().take();
+        if let Some(store) = store {
+            // What fails here is the fold of the log into the file, which the next opener does.
+            let _ = store.close();
+        }
+        files::forget(self.id, &self.store);
+    }
+}
+
+/// The time that is left until `deadline`, or `None` when it has come.
+pub(super) fn time_left(deadline: Option<Instant>) -> Option<Duration> {
+    match deadline {
+        None => Some(Duration::MAX),
+        Some(deadline) => {
+            let left = deadline.saturating_duration_since(Instant::now());
+            (!left.is_zero()).then_some(left)
+        }
+    }
+}

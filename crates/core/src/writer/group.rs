@@ -1,0 +1,373 @@
+//! Runs a group of jobs in one transaction, so that each gets its own outcome.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::engine::{Engine, SLICE, fresh_seed, judge, time_left};
+use super::stats::add;
+use super::unit::{Done, Job, Rows, Unit};
+use crate::classify::{Fate, Phase, RetryKind, Scope};
+use crate::error::{Error, ErrorKind};
+use crate::handoff::worker::{Begin, Late};
+use crate::handoff::{Entry, Outcome, Patience};
+use crate::sqlite::{Durability, Failure, Store, Written};
+
+type Group = Vec<Entry<Job, Done>>;
+type Outcomes = Vec<Option<Outcome<Done>>>;
+
+/// Times that a group is run again because the disk, not a job, failed it.
+const RESOURCE_RETRIES: usize = 1;
+
+/// Runs the jobs of a group in the transaction that is open, and commits it.
+///
+/// Single statements rely on SQLite's statement atomicity; units of several rows get a savepoint. A
+/// job that makes SQLite roll the whole transaction back is set aside, the others are run again,
+/// and the one set aside goes last, alone.
+pub(super) fn run(
+    engine: &Engine,
+    group: &mut Group,
+    late: &Late<'_, Job, Done>,
+) -> Vec<Outcome<Done>> {
+    let mut outcomes: Outcomes = group.iter().map(|_| None).collect();
+    let mut members: Vec<usize> = (0..group.len()).collect();
+    let mut spoilt: Vec<usize> = Vec::new();
+    let mut setbacks = 0;
+    loop {
+        let Err((culprit, failure)) = run_all(engine, group, late, &mut outcomes, &mut members)
+        else {
+            commit(engine, group, &mut outcomes, &members);
+            break;
+        };
+        // SQLite has rolled everything back: nothing of this group is in the file.
+        add(&engine.counters.recoveries, 1);
+        setbacks += usize::from(failure.is_resource());
+        if setbacks > RESOURCE_RETRIES {
+            fail_all(&mut outcomes, &members, &failure);
+            break;
+        }
+        members.retain(|&at| at != culprit);
+        spoilt.push(culprit);
+        if members.is_empty() {
+            break;
+        }
+        if let Err(error) = begin_again(engine, group) {
+            give_all(&mut outcomes, &members, &error);
+            break;
+        }
+    }
+    for at in spoilt {
+        run_part(engine, group, &mut outcomes, &[at]);
+    }
+    add(&engine.counters.groups, 1);
+    engine.counters.max_group.fetch_max(group.len() as u64, Ordering::Relaxed);
+    settle(engine, outcomes)
+}
+
+/// Runs one job in the caller's own thread. The transaction is open.
+pub(super) fn run_inline(engine: &Engine, job: &Job, patience: &Patience<'_>) -> Outcome<Done> {
+    let ran = engine.with_store(|store| {
+        let outcome = run_job(store, job);
+        if outcome.is_err() {
+            store.roll_back();
+        }
+        outcome
+    });
+    let outcome = match ran {
+        Ok(written) => match commit_open(engine, patience, &|| true) {
+            Ok(()) => Ok(Done::Written(written)),
+            Err(undone) => Err(undone.into_failure().into_error()),
+        },
+        Err(failure) => Err(failure.into_error()),
+    };
+    add(&engine.counters.inline, 1);
+    settle_one(engine, &outcome);
+    outcome
+}
+
+/// Runs the members, and then whoever has come meanwhile, until nobody comes.
+fn run_all(
+    engine: &Engine,
+    group: &mut Group,
+    late: &Late<'_, Job, Done>,
+    outcomes: &mut Outcomes,
+    members: &mut Vec<usize>,
+) -> Result<(), (usize, Failure)> {
+    let mut done = 0;
+    loop {
+        run_members(engine, group, outcomes, members.get(done..).unwrap_or_default())?;
+        done = members.len();
+        let before = group.len();
+        late(group);
+        if group.len() == before {
+            return Ok(());
+        }
+        members.extend(before..group.len());
+        outcomes.resize_with(group.len(), || None);
+    }
+}
+
+/// Runs jobs in the open transaction. An error says which of them has ended the transaction.
+fn run_members(
+    engine: &Engine,
+    group: &Group,
+    outcomes: &mut Outcomes,
+    members: &[usize],
+) -> Result<(), (usize, Failure)> {
+    for &at in members {
+        let Some(entry) = group.get(at) else { continue };
+        let ran = engine.with_store(|store| {
+            let outcome = run_job(store, &entry.request.job);
+            Ok((outcome, store.in_transaction()))
+        });
+        let outcome = match ran {
+            Ok((Ok(written), true)) => Ok(Done::Written(written)),
+            Ok((Err(failure), true)) => Err(failure.into_error()),
+            Ok((Ok(_), false)) => {
+                let message = "the statement ended the transaction that others share";
+                return Err((at, Failure::new(ErrorKind::StatementNotAllowed, message)));
+            }
+            Ok((Err(failure), false)) | Err(failure) => return Err((at, failure)),
+        };
+        set(outcomes, at, outcome);
+    }
+    Ok(())
+}
+
+/// Runs one job's statements. An error leaves nothing of the job.
+fn run_job(store: &mut Store, job: &Job) -> Result<Written, Failure> {
+    let Job::Write(unit) = job else { return Ok(Written::default()) };
+    let ran = catch_unwind(AssertUnwindSafe(|| run_unit(store, unit)));
+    ran.unwrap_or_else(|_| {
+        // Half a statement may have run: only the whole transaction is known to be undone.
+        store.roll_back();
+        Err(Failure::new(ErrorKind::Internal, "the write panicked; nothing of it was kept"))
+    })
+}
+
+/// Runs a unit in a transaction of the writer's own. An error leaves nothing of the unit, if need be
+/// by rolling back the transaction, which the caller then finds closed.
+fn run_unit(store: &mut Store, unit: &Unit) -> Result<Written, Failure> {
+    match &unit.rows {
+        Rows::One(params) => {
+            let changes = store.total_changes();
+            let ran = store.run(&unit.sql, params);
+            if ran.is_err() && store.total_changes() != changes {
+                // OR FAIL and RAISE(FAIL) keep the rows before the failing one.
+                store.roll_back();
+            }
+            ran
+        }
+        Rows::Many(rows) => as_one(store, |store| store.run_many(&unit.sql, rows)),
+    }
+}
+
+/// Runs a unit in a caller's transaction, which goes on after an error, without the unit.
+pub(super) fn run_step(store: &mut Store, unit: &Unit) -> Result<Written, Failure> {
+    match &unit.rows {
+        Rows::One(params) if Store::may_change_rows(&unit.sql) => {
+            as_one(store, |store| store.run(&unit.sql, params))
+        }
+        Rows::One(params) => store.run(&unit.sql, params),
+        Rows::Many(rows) => as_one(store, |store| store.run_many(&unit.sql, rows)),
+    }
+}
+
+/// Runs statements in a savepoint, so that all of them count or none.
+fn as_one(
+    store: &mut Store,
+    run: impl FnOnce(&Store) -> Result<Written, Failure>,
+) -> Result<Written, Failure> {
+    store.savepoint()?;
+    let ran = run(store).and_then(|written| store.release().map(|()| written));
+    if ran.is_err() && store.in_transaction() && store.roll_back_to().is_err() {
+        store.roll_back();
+    }
+    ran
+}
+
+fn commit(engine: &Engine, group: &Group, outcomes: &mut Outcomes, members: &[usize]) {
+    let good: Vec<usize> = members.iter().copied().filter(|&at| is_good(outcomes, at)).collect();
+    let deadline = good.iter().filter_map(|&at| group.get(at)?.deadline).max();
+    match commit_open(engine, &Patience { deadline, ..Patience::UNDISTURBED }, &|| true) {
+        Ok(()) => {}
+        // A constraint that is checked at COMMIT (a deferred foreign key) does not say whose it is.
+        Err(Undone::Nothing(failure))
+            if failure.kind == ErrorKind::Constraint && good.len() > 1 =>
+        {
+            let (left, right) = good.split_at(good.len() / 2);
+            for half in [left, right] {
+                run_part(engine, group, outcomes, half);
+            }
+        }
+        Err(undone) => fail_all(outcomes, &good, &undone.into_failure()),
+    }
+}
+
+/// Runs some jobs of a group in a transaction of their own.
+fn run_part(engine: &Engine, group: &Group, outcomes: &mut Outcomes, members: &[usize]) {
+    if let Err(error) = begin_again(engine, group) {
+        return give_all(outcomes, members, &error);
+    }
+    match run_members(engine, group, outcomes, members) {
+        Ok(()) => commit(engine, group, outcomes, members),
+        Err((culprit, failure)) if members.len() > 1 && !failure.is_resource() => {
+            let others: Vec<usize> = members.iter().copied().filter(|&at| at != culprit).collect();
+            run_part(engine, group, outcomes, &others);
+            run_part(engine, group, outcomes, &[culprit]);
+        }
+        Err((_, failure)) => fail_all(outcomes, members, &failure),
+    }
+}
+
+/// What a failed COMMIT left behind.
+pub(super) enum Undone {
+    /// Nothing of the transaction is in the file.
+    Nothing(Failure),
+    /// Nobody knows.
+    Unknown(Failure),
+}
+
+impl Undone {
+    pub(super) fn into_failure(self) -> Failure {
+        match self {
+            Self::Nothing(failure) => failure,
+            Self::Unknown(failure) => {
+                let message = format!(
+                    "COMMIT failed ({}): it is unknown whether the write is in the file; read it \
+                     back before you write it again",
+                    failure.message
+                );
+                Failure { kind: ErrorKind::CommitOutcomeUnknown, message, ..failure }
+            }
+        }
+    }
+}
+
+/// Commits the open transaction, waiting for readers where the journal makes COMMIT wait.
+///
+/// `is_ours` is asked before every try, with the gate shut: the lane may have been taken away. When
+/// the patience ends, so does the transaction, without a trace.
+pub(super) fn commit_open(
+    engine: &Engine,
+    patience: &Patience<'_>,
+    is_ours: &dyn Fn() -> bool,
+) -> Result<(), Undone> {
+    let policy = engine.options().policy;
+    let deadline = patience.deadline.or_else(|| Instant::now().checked_add(policy.deadline()));
+    let mut delays = policy.delays(fresh_seed());
+    let mut called_away = false;
+    loop {
+        let waits = engine.with_store(|store| {
+            if !is_ours() {
+                let message = "the transaction was rolled back: it exceeded the hold limit";
+                let failure = Failure::new(ErrorKind::HoldLimitExceeded, message);
+                return Ok(Some(Undone::Nothing(failure)));
+            }
+            let Err(failure) = store.commit() else {
+                engine.note_upkeep(store);
+                return Ok(None);
+            };
+            let open = Some(store.in_transaction());
+            let verdict = judge(&failure, Phase::Commit, engine.options().journal_mode, open);
+            if verdict.scope == Scope::Commit
+                && verdict.retry == RetryKind::Wait
+                && time_left(deadline).is_some()
+                && !called_away
+            {
+                return Err(failure);
+            }
+            store.roll_back();
+            Ok(Some(match verdict.fate {
+                Fate::Unknown => Undone::Unknown(failure),
+                _ => Undone::Nothing(failure),
+            }))
+        });
+        match waits {
+            Ok(None) => {
+                add(&engine.counters.transactions, 1);
+                return Ok(());
+            }
+            Ok(Some(undone)) => return Err(undone),
+            Err(failure) if failure.kind == ErrorKind::WriterClosed => {
+                return Err(Undone::Nothing(failure));
+            }
+            Err(_) => {
+                add(&engine.counters.lock_retries, 1);
+                let left = time_left(deadline).unwrap_or_default();
+                std::thread::sleep(Duration::from_nanos(delays.next_ns()).min(left).min(SLICE));
+                // Outside the gate: the answer may need a lock of the application's.
+                called_away = patience.slice.is_some() && (patience.interrupted)();
+            }
+        }
+    }
+}
+
+/// Takes the write lock again after SQLite has rolled the transaction back.
+fn begin_again(engine: &Engine, group: &Group) -> Result<(), Error> {
+    // A group is synced if one of its members wants it to be.
+    let strict = group.iter().any(|entry| entry.request.strict);
+    let durability = if strict { Durability::Full } else { Durability::Normal };
+    let deadline = Instant::now().checked_add(engine.options().policy.deadline());
+    let mut first = true;
+    loop {
+        match engine.try_begin(durability, first) {
+            Begin::Ready => return Ok(()),
+            Begin::Failed(error) => return Err(error),
+            Begin::Locked(after) => {
+                first = false;
+                let Some(left) = time_left(deadline) else {
+                    return Err(Error::new(
+                        ErrorKind::LockTimeout,
+                        "database is locked: another write rolled this one back, and the lock \
+                         could not be taken again before the deadline; it is not in the file",
+                    )
+                    .with_code(BUSY));
+                };
+                std::thread::sleep(after.min(left).min(SLICE));
+            }
+        }
+    }
+}
+
+/// SQLITE_BUSY.
+const BUSY: i32 = 5;
+
+fn set(outcomes: &mut Outcomes, at: usize, outcome: Outcome<Done>) {
+    if let Some(slot) = outcomes.get_mut(at) {
+        *slot = Some(outcome);
+    }
+}
+
+fn is_good(outcomes: &Outcomes, at: usize) -> bool {
+    matches!(outcomes.get(at), Some(Some(Ok(_))))
+}
+
+fn fail_all(outcomes: &mut Outcomes, members: &[usize], failure: &Failure) {
+    give_all(outcomes, members, &failure.clone().into_error());
+}
+
+fn give_all(outcomes: &mut Outcomes, members: &[usize], error: &Error) {
+    for &at in members {
+        set(outcomes, at, Err(error.clone()));
+    }
+}
+
+fn settle(engine: &Engine, outcomes: Outcomes) -> Vec<Outcome<Done>> {
+    let settle = |outcome: Option<Outcome<Done>>| {
+        let outcome = outcome.unwrap_or_else(|| {
+            Err(Error::new(ErrorKind::Internal, "the group ended without an outcome"))
+        });
+        settle_one(engine, &outcome);
+        outcome
+    };
+    outcomes.into_iter().map(settle).collect()
+}
+
+fn settle_one(engine: &Engine, outcome: &Outcome<Done>) {
+    let counter = match outcome {
+        Ok(_) => &engine.counters.committed,
+        Err(_) => &engine.counters.failed,
+    };
+    add(counter, 1);
+}

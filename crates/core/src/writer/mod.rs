@@ -1,0 +1,367 @@
+//! The batch writer: many small writes share one turn at the lock.
+//!
+//! ```
+//! use turnwise::sqlite::{Params, Value};
+//! use turnwise::writer::{BatchWriter, Unit, WriterOptions};
+//!
+//! # let folder = tempfile::tempdir()?;
+//! # let path = folder.path().join("app.db");
+//! let writer = BatchWriter::open(&path, WriterOptions::default())?;
+//! writer.execute(Unit::one("CREATE TABLE topics(id INTEGER PRIMARY KEY, title TEXT)", Params::NONE))?;
+//! let values = Params::Positional(vec![Value::Text("Lock contention".into())]);
+//! let written = writer.execute(Unit::one("INSERT INTO topics(title) VALUES (?)", values))?;
+//! assert_eq!(written.lastrowid, Some(1));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod bound;
+mod call;
+mod engine;
+mod files;
+mod group;
+mod inline;
+mod options;
+mod stats;
+mod transaction;
+mod unit;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use bound::Bound;
+use engine::Engine;
+use stats::add;
+use unit::{Done, Job};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::handoff::{Admission, Patience, Request, Withdrawn};
+use crate::sqlite::{FileSettings, Written};
+
+pub use crate::handoff::{Completed, Pickup, Sink};
+pub use call::{Call, Landing, Place, Submitted};
+pub use options::WriterOptions;
+pub use stats::WriterStats;
+pub use transaction::Transaction;
+pub use unit::{Outbox, Unit};
+
+/// Writes one SQLite file for many callers, each of which gets its own result or its own error.
+///
+/// Writers on one file in one process share a connection. After a fork, the child's first call
+/// opens a connection of its own.
+#[derive(Debug)]
+pub struct BatchWriter {
+    options: WriterOptions,
+    first: Bound,
+    closed: AtomicBool,
+}
+
+impl BatchWriter {
+    /// Opens the file, which is created unless it exists.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidSetting`], [`ErrorKind::SettingsConflict`], or what is wrong with the
+    /// file.
+    pub fn open(path: impl AsRef<Path>, options: WriterOptions) -> Result<Self> {
+        Self::open_with(path, options, &Call::default())
+    }
+
+    /// Opens the file, and waits as `call` says while others keep it locked.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn open_with(
+        path: impl AsRef<Path>,
+        options: WriterOptions,
+        call: &Call<'_>,
+    ) -> Result<Self> {
+        options.check()?;
+        let first = Bound::open(path.as_ref(), &options, call)?;
+        Ok(Self { options, first, closed: AtomicBool::new(false) })
+    }
+
+    /// Runs a unit of work and returns once it is committed.
+    ///
+    /// # Errors
+    ///
+    /// The unit's own error; nothing of the unit is then in the file, unless the error is
+    /// [`ErrorKind::CommitOutcomeUnknown`].
+    pub fn execute(&self, unit: Unit) -> Result<Written> {
+        self.execute_with(unit, &Call::default()).outcome
+    }
+
+    /// Runs a unit of work, and waits as `call` says.
+    pub fn execute_with(&self, unit: Unit, call: &Call<'_>) -> Landing<Written> {
+        let request = Job::Write(unit).request(self.options.durability);
+        let landing = self.run(request, call);
+        Landing {
+            outcome: landing.outcome.map(Done::into_written),
+            pickup: landing.pickup,
+            interrupted: landing.interrupted,
+        }
+    }
+
+    /// Leaves a unit of work in the queue; its outcome goes to `outbox` with `token`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::WriterClosed`], [`ErrorKind::WriterReentered`] or [`ErrorKind::UnitTooLarge`].
+    pub fn submit(
+        &self,
+        unit: Unit,
+        timeout: Option<Duration>,
+        outbox: &Outbox,
+        token: u64,
+    ) -> Result<Submitted> {
+        let engine = self.engine(&Call::default())?;
+        // Before the queue: a write that nobody serves must not be accepted.
+        engine.serve()?;
+        let request = Job::Write(unit).request(self.options.durability);
+        match engine.handoff.offer(request, self.deadline(timeout), outbox.reply(token))? {
+            Ok(seq) => {
+                add(&engine.counters.submitted, 1);
+                Ok(Submitted::Queued(Place::new(Arc::clone(engine), seq)))
+            }
+            Err(Request { job: Job::Write(unit), .. }) => Ok(Submitted::Full(unit)),
+            Err(_) => Err(Error::new(ErrorKind::Internal, "another job came back than was given")),
+        }
+    }
+
+    /// Blocks until the queue has room for `unit`. Nothing is reserved.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::QueueFull`] at the deadline.
+    pub fn await_room(&self, unit: &Unit, call: &Call<'_>) -> Result<()> {
+        let engine = self.engine(call)?;
+        engine.handoff.await_room(unit.extent(), &self.patience(call))
+    }
+
+    /// Calls `then` once the queue has room for `unit`, or the writer closes. Nothing is reserved.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::WriterClosed`].
+    pub fn when_room(&self, unit: &Unit, then: impl FnOnce() + Send + 'static) -> Result<()> {
+        self.engine(&Call::default())?.handoff.when_room(unit.extent(), Box::new(then));
+        Ok(())
+    }
+
+    /// Begins an interactive transaction, which owns the connection up to the hold limit.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::WriterReentered`] in a thread that has one open already, and the errors of
+    /// waiting.
+    pub fn transaction(&self, call: &Call<'_>) -> Result<Transaction> {
+        let owner = crate::sync::current().id();
+        let mut request = Job::Turn.request(self.options.durability);
+        request.turn = Some((owner, self.options.hold_limit));
+        // Before the wait: a turn that was granted must not be left behind for a closed writer.
+        let engine = self.engine(call)?;
+        let landing = self.run(request, call);
+        match landing.outcome? {
+            Done::Turn(id) => {
+                let transaction = Transaction::new(Arc::clone(engine), id);
+                if landing.interrupted {
+                    transaction.roll_back();
+                    return Err(Error::new(
+                        ErrorKind::WriteCancelled,
+                        "interrupted before the transaction's first statement",
+                    ));
+                }
+                Ok(transaction)
+            }
+            Done::Written(_) => {
+                Err(Error::new(ErrorKind::Internal, "a turn was asked for and not given"))
+            }
+        }
+    }
+
+    /// Returns once everything that was accepted before is committed or has failed.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::WriteTimeout`] at the deadline; the writes go on all the same.
+    pub fn flush(&self, call: &Call<'_>) -> Result<()> {
+        let engine = self.engine(call)?;
+        Self::drain(engine, &self.patience(call))
+    }
+
+    /// Drains what was accepted, and closes the connection with the last writer on the file.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::WriterReentered`] inside a transaction of this thread;
+    /// [`ErrorKind::WriteTimeout`] at the deadline: what is queued goes on being tried.
+    pub fn close(&self, call: &Call<'_>) -> Result<()> {
+        let Some(bound) = self.bound() else {
+            self.closed.store(true, Ordering::Release);
+            return Ok(());
+        };
+        bound.handoff.check_reentry()?;
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let patience = self.patience(call);
+        let drained = Self::drain(bound, &patience);
+        bound.detach();
+        drained?;
+        if bound.is_closing() { bound.wait_closed(&patience) } else { Ok(()) }
+    }
+
+    /// Whether [`close`](Self::close) was called.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// The settings in effect on the file.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::WriterClosed`].
+    pub fn settings(&self) -> Result<FileSettings> {
+        let call = Call::default();
+        self.engine(&call)?.settings(&self.patience(&call))
+    }
+
+    /// The writer's own settings.
+    pub fn options(&self) -> &WriterOptions {
+        &self.options
+    }
+
+    /// The file, by its resolved path.
+    pub fn path(&self) -> &Path {
+        self.first.path()
+    }
+
+    /// What the file's writer has done since it was opened in this process. Zeroes in a child that
+    /// has not written yet.
+    pub fn stats(&self) -> WriterStats {
+        self.bound().map(|engine| engine.stats()).unwrap_or_default()
+    }
+
+    fn run(&self, request: Request<Job>, call: &Call<'_>) -> Landing<Done> {
+        match self.try_run(request, call) {
+            Ok(landing) => landing,
+            Err(error) => Landing::refused(error),
+        }
+    }
+
+    fn try_run(&self, request: Request<Job>, call: &Call<'_>) -> Result<Landing<Done>> {
+        let engine = self.engine(call)?;
+        let patience = self.patience(call);
+        let admission = engine.handoff.enter(request, call.inline, &patience)?;
+        add(&engine.counters.submitted, 1);
+        let (ticket, seq) = match admission {
+            Admission::Queued(ticket, seq) => (ticket, seq),
+            Admission::Inline(request) => {
+                match inline::run(engine, &self.options, request, &patience) {
+                    Ok(landing) => return Ok(landing),
+                    Err(place) => place,
+                }
+            }
+        };
+        if let Err(error) = engine.serve()
+            && engine.handoff.withdraw(seq) != Withdrawn::Begun
+        {
+            return Err(error);
+        }
+        let (outcome, pickup, interrupted) = engine.handoff.wait(&ticket, seq, &patience);
+        Ok(Landing { outcome, pickup, interrupted })
+    }
+
+    fn drain(engine: &Arc<Engine>, patience: &Patience<'_>) -> Result<()> {
+        engine.handoff.check_reentry()?;
+        if engine.handoff.is_idle() {
+            return Ok(());
+        }
+        let request = Job::Barrier.request(crate::sqlite::Durability::Normal);
+        let Admission::Queued(ticket, seq) = engine.handoff.enter(request, false, patience)? else {
+            return Ok(());
+        };
+        engine.serve()?;
+        engine.handoff.wait(&ticket, seq, patience).0.map(|_| ())
+    }
+
+    fn engine(&self, call: &Call<'_>) -> Result<&Arc<Engine>> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::new(
+                ErrorKind::WriterClosed,
+                "the writer is closed: open a new BatchWriter",
+            ));
+        }
+        self.first.engine_or_open(&self.options, call)
+    }
+
+    /// This process's engine, if it has one yet.
+    fn bound(&self) -> Option<&Arc<Engine>> {
+        self.first.engine()
+    }
+
+    fn deadline(&self, timeout: Option<Duration>) -> Option<Instant> {
+        Instant::now().checked_add(timeout.unwrap_or(self.options.policy.deadline()))
+    }
+
+    fn patience<'a>(&self, call: &Call<'a>) -> Patience<'a> {
+        Patience {
+            deadline: self.deadline(call.timeout),
+            slice: call.slice,
+            interrupted: call.interrupted,
+        }
+    }
+}
+
+impl Drop for BatchWriter {
+    fn drop(&mut self) {
+        // What was accepted is still written: the writer thread drains before it closes.
+        if !self.closed.swap(true, Ordering::AcqRel)
+            && let Some(engine) = self.bound()
+        {
+            engine.detach();
+        }
+    }
+}
+
+/// Drains every writer of this process, at its end. Waits up to `timeout` in all.
+///
+/// # Errors
+///
+/// The first of: [`ErrorKind::WriteTimeout`] or [`ErrorKind::LockTimeout`] when writes are left over
+/// or have failed meanwhile, [`ErrorKind::WriterReentered`] inside a transaction of this thread.
+pub fn drain_all(timeout: Duration) -> Result<()> {
+    let deadline = Instant::now().checked_add(timeout);
+    let patience = Patience { deadline, slice: None, interrupted: &|| false };
+    let mut first = Ok(());
+    for engine in files::engines() {
+        let drained = drain_last(&engine, &patience);
+        first = first.and(drained);
+    }
+    first
+}
+
+/// Drains one writer. Whoever could be told by then of a write that failed is gone.
+fn drain_last(engine: &Arc<Engine>, patience: &Patience<'_>) -> Result<()> {
+    let unwritten = || engine.stats().failed + engine.stats().cancelled;
+    let before = unwritten();
+    let drained = match BatchWriter::drain(engine, patience) {
+        // Without a handle it drains by itself, and closes.
+        Err(error) if error.kind() == ErrorKind::WriterClosed => engine.wait_closed(patience),
+        drained => drained,
+    };
+    let path = engine.path().display();
+    if let Err(error) = drained {
+        let left = engine.stats().queue_rows;
+        return Err(Error::new(error.kind(), format!("{path}, {left} rows left: {error}")));
+    }
+    match unwritten().saturating_sub(before) {
+        0 => Ok(()),
+        lost => Err(Error::new(
+            ErrorKind::WriteTimeout,
+            format!("{path}: {lost} writes failed or passed their deadline meanwhile"),
+        )),
+    }
+}

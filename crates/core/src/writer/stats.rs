@@ -1,0 +1,74 @@
+//! Counters of a file's writer since it was opened in this process.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)+) => {
+        #[derive(Debug, Default)]
+        pub(super) struct Counters {
+            $(pub(super) $name: AtomicU64,)+
+        }
+
+        /// What the writer of a file has done since it was opened in this process.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+        #[non_exhaustive]
+        pub struct WriterStats {
+            $($(#[$doc])* pub $name: u64,)+
+            /// Writes taken back before they had begun: cancelled or timed out.
+            pub cancelled: u64,
+            /// Rows in the queue now.
+            pub queue_rows: u64,
+            /// Bytes in the queue now, about.
+            pub queue_bytes: u64,
+        }
+
+        impl WriterStats {
+            /// Every figure with its name.
+            pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [
+                    $((stringify!($name), self.$name),)+
+                    ("cancelled", self.cancelled),
+                    ("queue_rows", self.queue_rows),
+                    ("queue_bytes", self.queue_bytes),
+                ]
+                .into_iter()
+            }
+        }
+
+        impl Counters {
+            pub(super) fn read(&self) -> WriterStats {
+                WriterStats {
+                    $($name: self.$name.load(Ordering::Relaxed),)+
+                    ..WriterStats::default()
+                }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Writes accepted, inline or into the queue.
+    submitted,
+    /// Writes committed.
+    committed,
+    /// Writes that ended in an error after they had begun.
+    failed,
+    /// Transactions committed.
+    transactions,
+    /// Writes that ran in their caller's thread.
+    inline,
+    /// Groups committed by the writer thread.
+    groups,
+    /// Writes in the largest group.
+    max_group,
+    /// Times that the database's lock was found taken.
+    lock_retries,
+    /// Groups that were rolled back and run again without the write that had spoilt them.
+    recoveries,
+    /// Checkpoints run.
+    checkpoints,
+}
+
+pub(super) fn add(counter: &AtomicU64, by: u64) {
+    counter.fetch_add(by, Ordering::Relaxed);
+}
