@@ -1,0 +1,33 @@
+//! The native half of the `turnwise` Python package.
+
+mod attention;
+mod classify;
+mod delivery;
+mod error;
+mod lock;
+mod policy;
+mod result;
+mod transaction;
+mod values;
+mod writer;
+
+/// Imported as `turnwise._native`.
+#[pyo3::pymodule(gil_used = true)]
+mod _native {
+    #[pymodule_export]
+    const VERSION: &str = env!("CARGO_PKG_VERSION");
+    #[pymodule_export]
+    use crate::classify::{
+        Override, Verdict, classify_code, enums, error_states, fingerprint, sqlstate,
+    };
+    #[pymodule_export]
+    use crate::delivery::Pickups;
+    #[pymodule_export]
+    use crate::policy::{Budget, Retry, RetryPolicy, draws};
+    #[pymodule_export]
+    use crate::result::WriteResult;
+    #[pymodule_export]
+    use crate::transaction::NativeTransaction;
+    #[pymodule_export]
+    use crate::writer::{NativePlace, NativeWriter, drain_all};
+}
