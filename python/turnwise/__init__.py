@@ -1,0 +1,78 @@
+"""Database writes that take turns.
+
+``BatchWriter`` lets many threads, tasks and futures write one SQLite file: the writes of all
+callers share transactions, each caller gets its own result or its own error, and every write lands.
+
+Everything is loaded on first use, so that ``import turnwise`` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from turnwise._native import VERSION as __version__  # noqa: N811 - Python's name for it
+    from turnwise._native import (
+        Budget,
+        Override,
+        Retry,
+        RetryPolicy,
+        Verdict,
+        WriteResult,
+        classify,
+    )
+    from turnwise.errors import TurnwiseError
+    from turnwise.writer import BatchWriter, Transaction, WriterSettings, WriterStats
+
+__all__ = [
+    "BatchWriter",
+    "Budget",
+    "Override",
+    "Retry",
+    "RetryPolicy",
+    "Transaction",
+    "TurnwiseError",
+    "Verdict",
+    "WriteResult",
+    "WriterSettings",
+    "WriterStats",
+    "__version__",
+    "classify",
+]
+
+# Where each public name lives, and its name there.
+_HOMES = {
+    "BatchWriter": ("turnwise.writer", "BatchWriter"),
+    "Budget": ("turnwise._native", "Budget"),
+    "Override": ("turnwise._native", "Override"),
+    "Retry": ("turnwise._native", "Retry"),
+    "RetryPolicy": ("turnwise._native", "RetryPolicy"),
+    "Transaction": ("turnwise.writer", "Transaction"),
+    "TurnwiseError": ("turnwise.errors", "TurnwiseError"),
+    "Verdict": ("turnwise._native", "Verdict"),
+    "WriteResult": ("turnwise._native", "WriteResult"),
+    "WriterSettings": ("turnwise.writer", "WriterSettings"),
+    "WriterStats": ("turnwise.writer", "WriterStats"),
+    "__version__": ("turnwise._native", "VERSION"),
+    "classify": ("turnwise._native", "classify"),
+}
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name from its module."""
+    import importlib
+
+    if name in {"errors", "writer"}:
+        return importlib.import_module(f"turnwise.{name}")
+    try:
+        module, attribute = _HOMES[name]
+    except KeyError:
+        message = f"module 'turnwise' has no attribute {name!r}"
+        raise AttributeError(message, name=name, obj=None) from None
+    value: object = getattr(importlib.import_module(module), attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names, loaded or not."""
+    return sorted({*globals(), *_HOMES, "errors", "writer"})

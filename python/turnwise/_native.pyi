@@ -1,0 +1,409 @@
+"""
+Imported as `turnwise._native`.
+"""
+
+from _typeshed import SupportsGetItem
+from typing import Any, Final, SupportsFloat, SupportsIndex, final
+from typing_extensions import disjoint_base
+
+__all__ = ["VERSION", "Budget", "NativePlace", "NativeTransaction", "NativeWriter", "Override", "Pickups", "Retry", "RetryPolicy", "Verdict", "WriteResult", "classify", "drain_all", "draws", "enums", "error_states", "fingerprint", "sqlstate"]
+
+VERSION: Final[str]
+
+@final
+class Budget:
+    """
+    A shared allowance of retries: redone work takes 5 tokens, a new connection 14, a wait for a
+    lock none; a clean success returns 1.
+    """
+    def __new__(cls, /, capacity: SupportsIndex = 500) -> Budget: ...
+    def __repr__(self, /) -> str: ...
+    @property
+    def capacity(self, /) -> int:
+        """
+        Tokens of a full budget.
+        """
+    @property
+    def denied(self, /) -> int:
+        """
+        Retries that were refused.
+        """
+    def succeed(self, /) -> None:
+        """
+        Records a success that needed no retry.
+        """
+    def take(self, /, retry: str) -> bool:
+        """
+        Takes the tokens for a retry of this kind (`"redo"`, `"unavailable"`, …), all or none.
+        """
+    @property
+    def tokens(self, /) -> int:
+        """
+        Tokens left.
+        """
+
+@final
+class NativePlace:
+    """
+    A submitted write's place in the queue.
+    """
+    def withdraw(self, /) -> bool:
+        """
+        Takes the write back. `False`: it has begun, and its outcome will come.
+        """
+
+@final
+class NativeTransaction:
+    """
+    The native half of `turnwise.Transaction`.
+    """
+    def commit(self, /) -> None:
+        """
+        Commits.
+        """
+    def execute(self, /, sql: str, params: Any | None = None) -> WriteResult:
+        """
+        Runs one statement in the transaction.
+        """
+    def executemany(self, /, sql: str, rows: Any) -> WriteResult:
+        """
+        Runs one statement for every row in the transaction, all rows or none.
+        """
+    def rollback(self, /) -> None:
+        """
+        Rolls back. Harmless when the transaction has ended.
+        """
+
+@disjoint_base
+class NativeWriter:
+    """
+    The native half of `turnwise.BatchWriter`.
+    """
+    def __new__(cls, /, path: Any, *, policy: RetryPolicy | None = None, max_batch: SupportsIndex = 1000, max_queue_rows: SupportsIndex = 100000, max_queue_bytes: SupportsIndex = 67108864, durability: str = "full", journal_mode: str = "wal", foreign_keys: bool = False, hold_limit: SupportsFloat | SupportsIndex = 5.0) -> NativeWriter: ...
+    def _begin(self, /, timeout: SupportsFloat | SupportsIndex | None = None) -> NativeTransaction:
+        """
+        Begins an interactive transaction.
+        """
+    def _settings(self, /) -> "dict[str, object]": ...
+    def _stats(self, /) -> "dict[str, int]": ...
+    def _submit(self, /, future: Any, event_loop: Any | None, sql: str, params: Any, timeout: SupportsFloat | SupportsIndex | None) -> NativePlace | None:
+        """
+        Leaves a write in the queue for `future`, which belongs to `event_loop` unless that is
+        `None`. `None` when the queue is full and `event_loop` must not be blocked.
+        """
+    def _when_room(self, /, future: Any, event_loop: Any, sql: str, params: Any) -> None:
+        """
+        Completes `future` with `None` once the queue has room for this write.
+        """
+    def close(self, /, timeout: SupportsFloat | SupportsIndex | None = None) -> None:
+        """
+        Drains what was accepted, and closes the connection with the last writer on the file.
+        Harmless when the writer is closed.
+        """
+    @property
+    def closed(self, /) -> bool:
+        """
+        Whether `close` was called.
+        """
+    def execute(self, /, sql: str, params: Any | None = None, *, timeout: SupportsFloat | SupportsIndex | None = None) -> WriteResult:
+        """
+        Runs one statement and returns once it is committed.
+
+        `params` is a sequence for `?` or a mapping for `:name`. `timeout`, in seconds, bounds the
+        wait of a write that has not begun; the default is the policy's deadline.
+        """
+    def executemany(self, /, sql: str, rows: Any, *, timeout: SupportsFloat | SupportsIndex | None = None) -> WriteResult:
+        """
+        Runs one statement for every row, all rows or none, and returns once it is committed.
+        """
+    def flush(self, /, timeout: SupportsFloat | SupportsIndex | None = None) -> None:
+        """
+        Returns once everything that was accepted before is committed or has failed, and its
+        futures are completed.
+        """
+    @property
+    def path(self, /) -> str:
+        """
+        The database file, by its resolved path.
+        """
+
+@final
+class Override:
+    """
+    A rule of the application that wins over the table.
+
+    Raises `InvalidPolicyError` if it contradicts itself: a commit in doubt that may be repeated,
+    or a scope of never that is retried.
+    """
+    def __eq__(self, value: object, /) -> bool: ...
+    def __ne__(self, value: object, /) -> bool: ...
+    def __new__(cls, /, *, dialect: str, code: SupportsIndex, class_: str, fate: str, scope: str, retry: str, phase: str | None = None, constraint: str | None = None) -> Override: ...
+    def __repr__(self, /) -> str: ...
+
+@final
+class Pickups:
+    """
+    Tells the writer thread, when closed or dropped, that a loop has run the coroutines it woke.
+    """
+    def close(self, /) -> None:
+        """
+        The coroutines have run.
+        """
+
+@final
+class Retry:
+    """
+    One unit of work under a policy. Decides, but never sleeps: the caller does.
+    """
+    def __new__(cls, /, policy: RetryPolicy, seed: SupportsIndex, started_at_ns: SupportsIndex = 0, *, budget: Budget | None = None) -> Retry: ...
+    @property
+    def attempts(self, /) -> int:
+        """
+        Attempts so far, the first included. Waits for a lock do not count.
+        """
+    def deadline_left_ns(self, /, now_ns: SupportsIndex) -> int:
+        """
+        Nanoseconds left at `now_ns`.
+        """
+    def next(self, /, now_ns: SupportsIndex, verdict: Verdict) -> int | None:
+        """
+        After a failure at `now_ns`: nanoseconds to sleep before trying again, or `None` to stop,
+        and then `stop_reason` says why. `now_ns` and `started_at_ns` are of one clock.
+        """
+    @property
+    def stop_reason(self, /) -> str | None:
+        """
+        Why the last answer was to stop: `"not_retryable"`, `"outcome_unknown"`, `"attempts"`,
+        `"deadline"` or `"budget"`.
+        """
+    def succeed(self, /) -> None:
+        """
+        Records success in the budget, if there is one: returns what the last retry took, or 1.
+        """
+    @property
+    def waits(self, /) -> int:
+        """
+        Waits for a lock so far.
+        """
+
+@final
+class RetryPolicy:
+    """
+    Immutable retry settings. Durations are in seconds.
+
+    Raises `InvalidPolicyError` for a setting out of range; the message names the setting, its
+    value and the range.
+
+    - `max_attempts`: attempts in all, the first included; `None` for as many as the deadline
+      allows. Waits for a lock do not count.
+    - `initial_delay`: the first delay before jitter, 0 to 90 days.
+    - `backoff_factor`: what a delay is multiplied by to give the next, 1 to 1000.
+    - `max_delay`: the bound of a delay before jitter, `initial_delay` to 90 days.
+    - `jitter`: `"none"`, `"additive"`, `"equal"`, `"full"` or `"decorrelated"`.
+    - `deadline`: the time for everything, sleeps included, 0 to 90 days.
+    """
+    def __eq__(self, value: object, /) -> bool: ...
+    def __getnewargs_ex__(self, /) -> "tuple[tuple[()], dict[str, object]]":
+        """
+        For pickle and copy, which know nothing of keyword-only settings.
+        """
+    def __hash__(self, /) -> int: ...
+    def __ne__(self, value: object, /) -> bool: ...
+    def __new__(cls, /, *, max_attempts: SupportsIndex | None = ..., initial_delay: SupportsFloat | SupportsIndex = 0.1, backoff_factor: SupportsFloat | SupportsIndex = 2.0, max_delay: SupportsFloat | SupportsIndex = 10.0, jitter: str = "full", deadline: SupportsFloat | SupportsIndex = 30.0) -> RetryPolicy: ...
+    def __repr__(self, /) -> str: ...
+    @property
+    def backoff_factor(self, /) -> float:
+        """
+        What a delay is multiplied by to give the next.
+        """
+    @property
+    def deadline(self, /) -> float:
+        """
+        The time for everything, in seconds.
+        """
+    def delays(self, /, seed: SupportsIndex, count: SupportsIndex) -> list[float]:
+        """
+        The first `count` delays that `seed` gives, in seconds. Neither attempts nor deadline are
+        looked at.
+        """
+    def delays_ns(self, /, seed: SupportsIndex, count: SupportsIndex) -> list[int]:
+        """
+        The same delays in whole nanoseconds.
+        """
+    @property
+    def initial_delay(self, /) -> float:
+        """
+        The first delay before jitter, in seconds.
+        """
+    @property
+    def jitter(self, /) -> str:
+        """
+        How a delay is drawn.
+        """
+    @property
+    def max_attempts(self, /) -> int | None:
+        """
+        Attempts in all, the first included; `None` for no limit.
+        """
+    @property
+    def max_delay(self, /) -> float:
+        """
+        The bound of a delay before jitter, in seconds.
+        """
+
+@final
+class Verdict:
+    """
+    What an error means. Every word comes as its name, and as its number under `…_code`.
+    """
+    def __eq__(self, value: object, /) -> bool: ...
+    def __hash__(self, /) -> int: ...
+    def __ne__(self, value: object, /) -> bool: ...
+    def __new__(cls, /, *, fate: str, scope: str, retry: str, class_: str = "unlisted") -> Verdict:
+        """
+        A verdict of the application's own, for `Retry.next`.
+        """
+    def __repr__(self, /) -> str: ...
+    @property
+    def class_(self, /) -> str:
+        """
+        What kind of trouble it is.
+        """
+    @property
+    def class_code(self, /) -> int:
+        """
+        The number of `class_`.
+        """
+    @property
+    def code(self, /) -> int:
+        """
+        The code that was judged.
+        """
+    @property
+    def constraint(self, /) -> str | None:
+        """
+        The kind of constraint that was violated, if it was one.
+        """
+    @property
+    def constraint_code(self, /) -> int | None:
+        """
+        The number of `constraint`.
+        """
+    @property
+    def fate(self, /) -> str:
+        """
+        What has become of the transaction.
+        """
+    @property
+    def fate_code(self, /) -> int:
+        """
+        The number of `fate`.
+        """
+    @property
+    def is_in_doubt(self, /) -> bool:
+        """
+        Whether COMMIT may or may not have taken effect.
+        """
+    @property
+    def is_retryable(self, /) -> bool:
+        """
+        Whether the work may be done again without asking anybody.
+        """
+    @property
+    def retry(self, /) -> str:
+        """
+        How it is retried.
+        """
+    @property
+    def retry_code(self, /) -> int:
+        """
+        The number of `retry`.
+        """
+    @property
+    def rule(self, /) -> str:
+        """
+        The rule that decided: an id of the table, `"override"`, `"default.…"` or `"own"`.
+        """
+    @property
+    def scope(self, /) -> str:
+        """
+        What may be done again.
+        """
+    @property
+    def scope_code(self, /) -> int:
+        """
+        The number of `scope`.
+        """
+
+@final
+class WriteResult:
+    """
+    What a committed write came to.
+    """
+    def __repr__(self, /) -> str: ...
+    @property
+    def lastrowid(self, /) -> int | None:
+        """
+        The row id of the last inserted row; `None` unless an INSERT or REPLACE inserted one.
+        """
+    @property
+    def rowcount(self, /) -> int:
+        """
+        Rows that INSERT, UPDATE, DELETE or REPLACE touched; -1 for other statements.
+        """
+    @property
+    def rows(self, /) -> list:
+        """
+        The rows that RETURNING or SELECT gave, as tuples.
+        """
+
+def classify(dialect: str, code: SupportsIndex, *, phase: str = "statement", in_transaction: bool | None = None, journal: str | None = None, has_read: bool = False, is_read: bool = False, was_in_transaction: bool | None = None, overrides: SupportsGetItem[int, Override] = ...) -> Verdict:
+    """
+    Judges an error by its code (SQLite: the extended one), the phase and what is known of the
+    transaction. Never looks at exception classes or messages.
+
+    - `phase`: `"connect"`, `"begin"`, `"statement"`, `"savepoint"`, `"commit"` or `"rollback"`.
+    - `in_transaction`: what the driver reports *after* the error; `None` if it was not asked. It
+      overrides the table, but never lifts a commit in doubt.
+    - `journal`: SQLite's journal mode, `None` if it is not known.
+    - `has_read`: the transaction had read, and not yet written. `is_read`: the statement only
+      reads. `was_in_transaction`: a transaction was open when the statement began; `None` is taken
+      as open.
+    - `overrides`: rules that win over the table; the first that fits.
+
+    Raises `ValueError` for a word that it does not know.
+    """
+
+def drain_all(timeout: SupportsFloat | SupportsIndex) -> str | None:
+    """
+    Waits up to `timeout` seconds until every writer of this process is drained and every outcome that
+    came is with its future. Gives the text of the first error.
+
+    Python kills a thread that is in its code when the interpreter ends; the delivery thread must not
+    be met there, because the end of a Rust thread's stack cannot be unwound that way and aborts.
+    """
+
+def draws(seed: SupportsIndex, count: SupportsIndex, below: SupportsIndex | None = None) -> list[int]:
+    """
+    `count` raw draws of the generator behind every delay, or numbers below `below`.
+    """
+
+def enums() -> "dict[str, dict[str, int]]":
+    """
+    Every numbered enum: its name, and its values' names and numbers.
+    """
+
+def error_states() -> "dict[str, str]":
+    """
+    The state of every kind of error: `"transient"`, `"permanent"` or `"exhausted"`.
+    """
+
+def fingerprint(sql: str) -> int:
+    """
+    A number that stands for a statement in events: 64-bit FNV-1a of its SQL text.
+    """
+
+def sqlstate(text: str) -> int | None:
+    """
+    Packs a SQLSTATE into the number that `classify` takes; `None` if the text is none.
+    """

@@ -1,0 +1,70 @@
+"""What the package does once in a process."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import warnings
+
+from turnwise import _native
+
+# How long the end of a process waits for writes that were submitted and not awaited.
+_EXIT_TIMEOUT = 30.0
+
+
+class _Once:
+    """What was done already, and in which process."""
+
+    warned = False
+    exit_pid = 0
+    finalized: tuple[str, ...] = ()
+
+
+def warn_of_wal_reset_bug() -> None:
+    """Warn once when the host's own SQLite has the WAL-reset bug."""
+    if _Once.warned:
+        return
+    _Once.warned = True
+    import sqlite3
+
+    if (3, 7, 0) <= sqlite3.sqlite_version_info < (3, 51, 3):
+        from turnwise.errors import WalResetBugWarning
+
+        warnings.warn(
+            f"Python's sqlite3 uses SQLite {sqlite3.sqlite_version}, which can corrupt a WAL "
+            "database when two connections write or checkpoint at the same moment "
+            "(https://sqlite.org/wal.html#walresetbug; fixed in 3.51.3). turnwise's own copy is "
+            "not affected: let it do the writing.",
+            WalResetBugWarning,
+            stacklevel=4,
+        )
+
+
+def drain_at_exit() -> None:
+    """Have this process wait at its end for writes that nobody awaited."""
+    pid = os.getpid()
+    if _Once.exit_pid != pid:
+        if _Once.exit_pid == 0:
+            atexit.register(_drain)
+        _Once.exit_pid = pid
+        _Once.finalized = ()
+    # Children of these end in os._exit, which skips atexit.
+    for package in ("multiprocessing", "billiard"):
+        if f"{package}.util" in sys.modules and package not in _Once.finalized:
+            _Once.finalized = (*_Once.finalized, package)
+            sys.modules[f"{package}.util"].Finalize(None, _drain, exitpriority=100)
+    if "celery.signals" in sys.modules and "celery" not in _Once.finalized:
+        _Once.finalized = (*_Once.finalized, "celery")
+        shutdown = sys.modules["celery.signals"].worker_process_shutdown
+        shutdown.connect(_drain, weak=False, dispatch_uid="turnwise.drain")
+
+
+def _drain(*_arguments: object, **_details: object) -> None:
+    trouble = _native.drain_all(_EXIT_TIMEOUT)
+    if trouble is not None:
+        import logging
+
+        logging.getLogger("turnwise").error(
+            "process %d ends before every submitted write was committed: %s", os.getpid(), trouble
+        )

@@ -1,0 +1,223 @@
+"""The exceptions of turnwise.
+
+Every exception is a ``TurnwiseError`` and, where Python or its ``sqlite3`` module has an exception
+of the same meaning, that one too, so that existing ``except`` clauses go on working. The class of a
+kind is named ``<Kind>Error``; its number is the same in every language.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import ClassVar, Literal, cast
+
+from turnwise import _native
+
+State = Literal["transient", "permanent", "exhausted"]
+
+_CODES = _native.enums()["ErrorKind"]
+_STATES = _native.error_states()
+
+
+class TurnwiseError(Exception):
+    """The root of every exception that turnwise raises on its own account."""
+
+    kind: ClassVar[str] = ""
+    """The kind's name, such as ``"LockTimeout"``; empty for the root."""
+    code: ClassVar[int] = 0
+    """The kind's number; 0 for the root."""
+    state: ClassVar[State] = "permanent"
+    """``"transient"``: trying again may help. ``"permanent"``: it does not. ``"exhausted"``: it was
+    tried again until the policy gave up."""
+
+    sqlite_errorcode: int | None
+    """SQLite's extended result code, where SQLite spoke."""
+    attempts: int
+    """Attempts made before giving up; 0 where nothing was retried."""
+
+    def __init__(
+        self, message: str = "", *, sqlite_errorcode: int | None = None, attempts: int = 0
+    ) -> None:
+        super().__init__(message)
+        self.sqlite_errorcode = sqlite_errorcode
+        self.attempts = attempts
+
+    def __init_subclass__(cls, **settings: object) -> None:
+        """Take number and state from the core, which owns them."""
+        super().__init_subclass__(**settings)
+        kind = cls.__name__.removesuffix("Error")
+        if kind in _CODES:
+            cls.kind, cls.code = kind, _CODES[kind]
+            cls.state = cast("State", _STATES[kind])
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Keep the details across processes."""
+        return _rebuild, (type(self), str(self), self.sqlite_errorcode, self.attempts)
+
+
+def _rebuild(
+    cls: type[TurnwiseError], message: str, sqlite_errorcode: int | None, attempts: int
+) -> TurnwiseError:
+    return cls(message, sqlite_errorcode=sqlite_errorcode, attempts=attempts)
+
+
+class InvalidPolicyError(TurnwiseError, ValueError):
+    """A retry policy setting is out of range."""
+
+
+class InvalidSettingError(TurnwiseError, ValueError):
+    """A writer setting is out of range or unknown."""
+
+
+class UnsupportedParameterError(TurnwiseError, TypeError):
+    """A parameter has a type that SQLite cannot store. Names its position or key."""
+
+
+class ParameterOutOfRangeError(TurnwiseError, OverflowError, ValueError):
+    """An integer beyond 64 bits, or text that is not Unicode. Names its position or key."""
+
+
+class ParameterMismatchError(TurnwiseError, sqlite3.ProgrammingError):
+    """The statement wants another number of parameters, or another name."""
+
+
+class StatementNotAllowedError(TurnwiseError, sqlite3.ProgrammingError):
+    """The statement would end or change the transaction that other writes share."""
+
+
+class NotOneStatementError(TurnwiseError, sqlite3.ProgrammingError):
+    """The SQL text holds no statement, or more than one."""
+
+
+class StatementError(TurnwiseError, sqlite3.OperationalError):
+    """SQLite refused the statement: a syntax error, an unknown column or function."""
+
+
+class NoSuchTableError(TurnwiseError, sqlite3.OperationalError):
+    """The table does not exist."""
+
+
+class UnitTooLargeError(TurnwiseError, ValueError):
+    """The unit of work is larger than the queue's bound."""
+
+
+class CannotOpenError(TurnwiseError, sqlite3.OperationalError):
+    """The database file cannot be opened."""
+
+
+class NotADatabaseError(TurnwiseError, sqlite3.DatabaseError):
+    """The file is not a SQLite database."""
+
+
+class IsADirectoryError(TurnwiseError, sqlite3.OperationalError):  # noqa: A001 - the kind's name
+    """The path is a directory."""
+
+
+class ReadOnlyError(TurnwiseError, sqlite3.OperationalError):
+    """The database cannot be written."""
+
+
+class DiskFullError(TurnwiseError, sqlite3.OperationalError):
+    """The disk, or the size that the database is allowed, is full. Nothing was kept."""
+
+
+class IoError(TurnwiseError, sqlite3.OperationalError):
+    """Reading or writing the file failed."""
+
+
+class CorruptError(TurnwiseError, sqlite3.DatabaseError):
+    """The database file is malformed."""
+
+
+class OutOfMemoryError(TurnwiseError, MemoryError):
+    """SQLite ran out of memory, or no thread could be started."""
+
+
+class SettingsConflictError(TurnwiseError, ValueError):
+    """The file is open already in this process, with other settings."""
+
+
+class UnsupportedPlatformError(TurnwiseError, RuntimeError):
+    """This platform has no safe locking beside another SQLite copy."""
+
+
+class FileReplacedError(TurnwiseError, sqlite3.OperationalError):
+    """The database file was deleted or replaced while it was open."""
+
+
+class LockTimeoutError(TurnwiseError, sqlite3.OperationalError, TimeoutError):
+    """The database stayed locked until the deadline. Nothing was written."""
+
+
+class AttemptsExhaustedError(TurnwiseError):
+    """A retried unit of work used up its attempts."""
+
+
+class BudgetSpentError(TurnwiseError):
+    """The process's retry budget is spent."""
+
+
+class QueueFullError(TurnwiseError, TimeoutError):
+    """The queue stayed full until the deadline. Nothing was written, nothing was dropped."""
+
+
+class WriteTimeoutError(TurnwiseError, TimeoutError):
+    """The time-out passed before the write had begun. It is never applied."""
+
+
+class WriteCancelledError(TurnwiseError):
+    """The write was cancelled before it had begun. It is never applied."""
+
+
+class WriterClosedError(TurnwiseError, sqlite3.ProgrammingError):
+    """The writer is closed."""
+
+
+class WriterReenteredError(TurnwiseError, RuntimeError):
+    """The writer was used by the thread that holds a transaction on it."""
+
+
+class HoldLimitExceededError(TurnwiseError, sqlite3.OperationalError):
+    """The transaction was open longer than the hold limit and was rolled back."""
+
+
+class TransactionClosedError(TurnwiseError, sqlite3.ProgrammingError):
+    """The transaction has ended."""
+
+
+class RolledBackError(TurnwiseError, sqlite3.OperationalError):
+    """The transaction was rolled back. Nothing of it is in the file."""
+
+
+class ConstraintError(TurnwiseError, sqlite3.IntegrityError):
+    """A constraint was violated."""
+
+
+class InterruptedError(TurnwiseError, sqlite3.OperationalError):  # noqa: A001 - the kind's name
+    """The statement was interrupted."""
+
+
+class TooBigError(TurnwiseError, sqlite3.DataError):
+    """A text or blob is larger than SQLite allows."""
+
+
+class CommitOutcomeUnknownError(TurnwiseError, sqlite3.OperationalError):
+    """COMMIT failed, and it is unknown whether the write is in the file."""
+
+
+class InternalError(TurnwiseError, sqlite3.InternalError):
+    """A fault in turnwise. Please report it."""
+
+
+class WalResetBugWarning(RuntimeWarning):
+    """The host's own SQLite has a bug that can corrupt a WAL database.
+
+    SQLite 3.7.0 to 3.51.2 can lose pages when two connections write or checkpoint at the same
+    moment (https://sqlite.org/wal.html#walresetbug). turnwise's own copy does not have it.
+    """
+
+
+__all__ = sorted(  # noqa: PLE0605 - every class above
+    name
+    for name, value in vars().items()
+    if isinstance(value, type) and issubclass(value, (TurnwiseError, WalResetBugWarning))
+)
