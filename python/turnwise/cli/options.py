@@ -1,0 +1,250 @@
+"""The options of every command, and what their values must be."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from typing import TYPE_CHECKING
+
+from turnwise.cli.output import show
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+WRITE_HELP = """\
+Streams CSV (the header names the :named parameters) or JSON Lines (the keys do)
+through the batch writer into an existing database. The database keeps its journal mode."""
+
+WRITE_EXAMPLES = """\
+examples:
+  turnwise write shop.db "INSERT INTO item(id, name) VALUES(:id, :name)" items.csv
+  zcat items.jsonl.gz | turnwise write shop.db "INSERT INTO item(id, name) VALUES(:id, :name)"
+  turnwise write shop.db "INSERT INTO item(id, name) VALUES(:id, :name)" items.csv --start-line 4711
+
+Several workers write in no fixed order; --workers 1 keeps the order of the input.
+Ctrl-C stops reading, writes what was read and prints the line to resume from.
+
+exit status: 0 all landed, 1 some rows were rejected, 2 could not run or was stopped"""
+
+DEMO_HELP = """\
+Runs the story on a real SQLite file in a temporary folder: many threads save rows
+one by one, all released together. Three sides: the app as it was (5 tries, no jitter),
+the cure found by hand (10 tries, jitter), and the same saves through turnwise.BatchWriter."""
+
+DEMO_EXAMPLES = """\
+examples:
+  turnwise demo
+  turnwise demo --workers 8 --writes 1000 --seed 7
+  turnwise demo --json > demo.json
+
+exit status: 0 every save through turnwise landed, 1 not, 2 could not run or was stopped"""
+
+
+def positive_int(text: str) -> int:
+    """A whole number of at least 1."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
+    return value
+
+
+def positive_seconds(text: str) -> float:
+    """A time in seconds, above 0 and below a day."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 86_400:
+        raise argparse.ArgumentTypeError(f"must be seconds above 0 and at most 86400, not {text!r}")
+    return value
+
+
+def delimiter(text: str) -> str:
+    r"""One character; `tab` and `\t` mean a tab."""
+    value = "\t" if text in {"tab", "\\t"} else text
+    if len(value) != 1 or value in '"\r\n':
+        raise argparse.ArgumentTypeError(f"must be one character (or tab), not {text!r}")
+    return value
+
+
+def line_ranges(text: str) -> list[range]:
+    """Line numbers such as `7,9-12`."""
+    found = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        try:
+            lines = range(int(first), int(last if dash else first) + 1)
+        except ValueError:
+            lines = range(0)
+        if not lines or lines.start < 1:
+            raise argparse.ArgumentTypeError(f"must be line numbers such as 7,9-12, not {text!r}")
+        found.append(lines)
+    return found
+
+
+class _Version(argparse.Action):
+    """Prints the version; imports the package only then."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
+        import turnwise
+
+        show(f"turnwise {turnwise.__version__}")
+        parser.exit(0)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments of a command line; None means the process's own.
+
+    Raises `SystemExit` after `--help` and `--version`, and where they cannot be understood.
+    """
+    arguments, unknown = _parser().parse_known_args(argv)
+    command: argparse.ArgumentParser = arguments.parser
+    for text in unknown:
+        if text.startswith("-"):
+            command.error(f"no such option: {text}{_hint(command, text)}")
+    if unknown:
+        command.error(f"one argument too many: {unknown[0]}")
+    return arguments
+
+
+def _hint(command: argparse.ArgumentParser, text: str) -> str:
+    import difflib
+
+    known = re.findall(r"--[a-z-]+", command.format_usage())
+    close = difflib.get_close_matches(text.partition("=")[0], known, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    root = argparse.ArgumentParser(
+        prog="turnwise",
+        description="Database writes that take turns.",
+        epilog="turnwise COMMAND --help shows a command's options and examples.",
+        # A later option must not change what a shortened one means.
+        allow_abbrev=False,
+    )
+    root.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    commands = root.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _add_demo(
+        commands.add_parser(
+            "demo",
+            help="measure the story on this machine",
+            description=DEMO_HELP,
+            epilog=DEMO_EXAMPLES,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+    )
+    _add_write(
+        commands.add_parser(
+            "write",
+            help="load CSV or JSON Lines into a database",
+            description=WRITE_HELP,
+            epilog=WRITE_EXAMPLES,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+    )
+    return root
+
+
+def _add_demo(demo: argparse.ArgumentParser) -> None:
+    demo.set_defaults(parser=demo)
+    demo.add_argument(
+        "--workers", type=positive_int, default=58, metavar="N", help="threads (default 58)"
+    )
+    demo.add_argument(
+        "--writes", type=positive_int, default=288, metavar="N", help="saves in all (default 288)"
+    )
+    demo.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of the jitter (default 0)"
+    )
+    demo.add_argument(
+        "--time-limit",
+        type=positive_seconds,
+        default=20.0,
+        metavar="SECONDS",
+        help="cut a side that takes longer, and say so (default 20)",
+    )
+    demo.add_argument(
+        "--dir", metavar="DIR", help="make the temporary folder here (default: the system's)"
+    )
+    demo.add_argument(
+        "--json", action="store_true", help="print JSON: all numbers, versions, the machine"
+    )
+
+
+def _add_write(write: argparse.ArgumentParser) -> None:
+    write.set_defaults(parser=write)
+    write.add_argument("database", metavar="DB", help="an existing SQLite database")
+    write.add_argument("sql", metavar="SQL", help="one writing statement with :named parameters")
+    write.add_argument(
+        "input",
+        metavar="FILE",
+        nargs="?",
+        default="-",
+        help="the input; - is standard input (default)",
+    )
+    write.add_argument(
+        "--format",
+        choices=["csv", "jsonl"],
+        help="default: by the file's extension, else by its first character",
+    )
+    write.add_argument(
+        "--workers",
+        type=positive_int,
+        default=8,
+        metavar="N",
+        help="threads that write (default 8)",
+    )
+    write.add_argument(
+        "--rejects",
+        metavar="FILE",
+        help="rows that cannot be written, as JSON Lines (default: FILE.rejects.jsonl, "
+        "turnwise.rejects.jsonl for standard input); emptied at the start, "
+        "but continued with --start-line",
+    )
+    write.add_argument(
+        "--start-line",
+        type=positive_int,
+        default=1,
+        metavar="N",
+        help="pass over records that begin before line N",
+    )
+    write.add_argument(
+        "--skip-lines",
+        type=line_ranges,
+        default=[],
+        metavar="LINES",
+        help="pass over the records that begin on these lines, such as 7,9-12",
+    )
+    write.add_argument(
+        "--durability",
+        choices=["full", "normal"],
+        default="full",
+        help="full: on disk when written (default); normal: a power cut may take the last rows",
+    )
+    write.add_argument(
+        "--timeout",
+        type=positive_seconds,
+        default=30.0,
+        metavar="SECONDS",
+        help="longest wait for a database that others keep locked (default 30)",
+    )
+    write.add_argument(
+        "--null", metavar="TEXT", help="the CSV field that means NULL (default: none)"
+    )
+    write.add_argument(
+        "--delimiter", type=delimiter, metavar="CHAR", help="of CSV (default: comma, tab for .tsv)"
+    )
+    write.add_argument(
+        "--encoding", default="utf-8-sig", help="of the input (default utf-8, with or without BOM)"
+    )
+    write.add_argument("--json", action="store_true", help="print the summary as JSON")
+    write.add_argument(
+        "--quiet", action="store_true", help="no summary, no progress bar; errors are still shown"
+    )
