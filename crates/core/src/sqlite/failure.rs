@@ -31,6 +31,13 @@ impl Failure {
         )
     }
 
+    /// Whether some of those whom it failed together may succeed without the others: a constraint that
+    /// is checked at COMMIT (a deferred foreign key) does not say whose it is, and a small write may
+    /// fit where a large one did not.
+    pub(crate) fn may_spare_some(&self) -> bool {
+        matches!(self.kind, ErrorKind::Constraint | ErrorKind::DiskFull)
+    }
+
     pub(crate) fn into_error(self) -> Error {
         let error = Error::new(self.kind, self.message);
         match self.code {

@@ -2,12 +2,12 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use super::engine::{Engine, SLICE, fresh_seed, judge, time_left};
+use super::commit::{Undone, commit_open};
+use super::engine::{Engine, SLICE, time_left};
 use super::stats::add;
 use super::unit::{Done, Job, Rows, Unit};
-use crate::classify::{Fate, Phase, RetryKind, Scope};
 use crate::error::{Error, ErrorKind};
 use crate::handoff::worker::{Begin, Late};
 use crate::handoff::{Entry, Outcome, Patience};
@@ -16,14 +16,15 @@ use crate::sqlite::{Durability, Failure, Store, Written};
 type Group = Vec<Entry<Job, Done>>;
 type Outcomes = Vec<Option<Outcome<Done>>>;
 
-/// Times that a group is run again because the disk, not a job, failed it.
+/// The job that has ended the transaction of its group, and how.
+type Spoilt = (usize, Failure);
+
+/// Times that jobs are run again because the disk, not a job, failed them.
 const RESOURCE_RETRIES: usize = 1;
 
 /// Runs the jobs of a group in the transaction that is open, and commits it.
 ///
-/// Single statements rely on SQLite's statement atomicity; units of several rows get a savepoint. A
-/// job that makes SQLite roll the whole transaction back is set aside, the others are run again,
-/// and the one set aside goes last, alone.
+/// Single statements rely on SQLite's statement atomicity; units of several rows get a savepoint.
 pub(super) fn run(
     engine: &Engine,
     group: &mut Group,
@@ -31,33 +32,9 @@ pub(super) fn run(
 ) -> Vec<Outcome<Done>> {
     let mut outcomes: Outcomes = group.iter().map(|_| None).collect();
     let mut members: Vec<usize> = (0..group.len()).collect();
-    let mut spoilt: Vec<usize> = Vec::new();
-    let mut setbacks = 0;
-    loop {
-        let Err((culprit, failure)) = run_all(engine, group, late, &mut outcomes, &mut members)
-        else {
-            commit(engine, group, &mut outcomes, &members);
-            break;
-        };
-        // SQLite has rolled everything back: nothing of this group is in the file.
-        add(&engine.counters.recoveries, 1);
-        setbacks += usize::from(failure.is_resource());
-        if setbacks > RESOURCE_RETRIES {
-            fail_all(&mut outcomes, &members, &failure);
-            break;
-        }
-        members.retain(|&at| at != culprit);
-        spoilt.push(culprit);
-        if members.is_empty() {
-            break;
-        }
-        if let Err(error) = begin_again(engine, group) {
-            give_all(&mut outcomes, &members, &error);
-            break;
-        }
-    }
-    for at in spoilt {
-        run_part(engine, group, &mut outcomes, &[at]);
+    match run_all(engine, group, late, &mut outcomes, &mut members) {
+        Ok(()) => commit(engine, group, &mut outcomes, &members),
+        Err(spoilt) => recover(engine, group, &mut outcomes, members, spoilt),
     }
     add(&engine.counters.groups, 1);
     engine.counters.max_group.fetch_max(group.len() as u64, Ordering::Relaxed);
@@ -92,7 +69,7 @@ fn run_all(
     late: &Late<'_, Job, Done>,
     outcomes: &mut Outcomes,
     members: &mut Vec<usize>,
-) -> Result<(), (usize, Failure)> {
+) -> Result<(), Spoilt> {
     let mut done = 0;
     loop {
         run_members(engine, group, outcomes, members.get(done..).unwrap_or_default())?;
@@ -113,7 +90,7 @@ fn run_members(
     group: &Group,
     outcomes: &mut Outcomes,
     members: &[usize],
-) -> Result<(), (usize, Failure)> {
+) -> Result<(), Spoilt> {
     for &at in members {
         let Some(entry) = group.get(at) else { continue };
         let ran = engine.with_store(|store| {
@@ -186,121 +163,90 @@ fn as_one(
     ran
 }
 
+/// Lands what can be landed after one of the members has made SQLite roll everything back: it is set
+/// aside, the others are run again, and it goes last, alone.
+fn recover(
+    engine: &Engine,
+    group: &Group,
+    outcomes: &mut Outcomes,
+    mut members: Vec<usize>,
+    (mut culprit, mut failure): Spoilt,
+) {
+    let mut aside = Vec::new();
+    let mut setbacks = 0;
+    loop {
+        add(&engine.counters.recoveries, 1);
+        setbacks += usize::from(failure.is_resource());
+        if setbacks > RESOURCE_RETRIES {
+            divide(engine, group, outcomes, &members, &failure);
+            break;
+        }
+        members.retain(|&at| at != culprit);
+        aside.push(culprit);
+        if members.is_empty() {
+            break;
+        }
+        match run_again(engine, group, outcomes, &members) {
+            Ok(()) => break,
+            Err(next) => (culprit, failure) = next,
+        }
+    }
+    for at in aside {
+        run_part(engine, group, outcomes, &[at]);
+    }
+}
+
 fn commit(engine: &Engine, group: &Group, outcomes: &mut Outcomes, members: &[usize]) {
     let good: Vec<usize> = members.iter().copied().filter(|&at| is_good(outcomes, at)).collect();
     let deadline = good.iter().filter_map(|&at| group.get(at)?.deadline).max();
     match commit_open(engine, &Patience { deadline, ..Patience::UNDISTURBED }, &|| true) {
         Ok(()) => {}
-        // A constraint that is checked at COMMIT (a deferred foreign key) does not say whose it is.
-        Err(Undone::Nothing(failure))
-            if failure.kind == ErrorKind::Constraint && good.len() > 1 =>
-        {
-            let (left, right) = good.split_at(good.len() / 2);
-            for half in [left, right] {
-                run_part(engine, group, outcomes, half);
-            }
-        }
+        Err(Undone::Nothing(failure)) => divide(engine, group, outcomes, &good, &failure),
         Err(undone) => fail_all(outcomes, &good, &undone.into_failure()),
+    }
+}
+
+/// Tells the members that they have failed together, or tries them in halves where the failure does
+/// not say whose it is and some may fare better without the others.
+fn divide(
+    engine: &Engine,
+    group: &Group,
+    outcomes: &mut Outcomes,
+    members: &[usize],
+    failure: &Failure,
+) {
+    if members.len() < 2 || !failure.may_spare_some() {
+        return fail_all(outcomes, members, failure);
+    }
+    let (left, right) = members.split_at(members.len() / 2);
+    for half in [left, right] {
+        run_part(engine, group, outcomes, half);
     }
 }
 
 /// Runs some jobs of a group in a transaction of their own.
 fn run_part(engine: &Engine, group: &Group, outcomes: &mut Outcomes, members: &[usize]) {
-    if let Err(error) = begin_again(engine, group) {
-        return give_all(outcomes, members, &error);
-    }
-    match run_members(engine, group, outcomes, members) {
-        Ok(()) => commit(engine, group, outcomes, members),
-        Err((culprit, failure)) if members.len() > 1 && !failure.is_resource() => {
-            let others: Vec<usize> = members.iter().copied().filter(|&at| at != culprit).collect();
-            run_part(engine, group, outcomes, &others);
-            run_part(engine, group, outcomes, &[culprit]);
-        }
-        Err((_, failure)) => fail_all(outcomes, members, &failure),
+    match run_again(engine, group, outcomes, members) {
+        Ok(()) => {}
+        Err((_, failure)) if members.len() == 1 => fail_all(outcomes, members, &failure),
+        Err(spoilt) => recover(engine, group, outcomes, members.to_vec(), spoilt),
     }
 }
 
-/// What a failed COMMIT left behind.
-pub(super) enum Undone {
-    /// Nothing of the transaction is in the file.
-    Nothing(Failure),
-    /// Nobody knows.
-    Unknown(Failure),
-}
-
-impl Undone {
-    pub(super) fn into_failure(self) -> Failure {
-        match self {
-            Self::Nothing(failure) => failure,
-            Self::Unknown(failure) => {
-                let message = format!(
-                    "COMMIT failed ({}): it is unknown whether the write is in the file; read it \
-                     back before you write it again",
-                    failure.message
-                );
-                Failure { kind: ErrorKind::CommitOutcomeUnknown, message, ..failure }
-            }
-        }
-    }
-}
-
-/// Commits the open transaction, waiting for readers where the journal makes COMMIT wait.
-///
-/// `is_ours` is asked before every try, with the gate shut: the lane may have been taken away. When
-/// the patience ends, so does the transaction, without a trace.
-pub(super) fn commit_open(
+/// Runs some jobs in a new transaction and commits it. An error says which of them has ended it.
+fn run_again(
     engine: &Engine,
-    patience: &Patience<'_>,
-    is_ours: &dyn Fn() -> bool,
-) -> Result<(), Undone> {
-    let policy = engine.options().policy;
-    let deadline = patience.deadline.or_else(|| Instant::now().checked_add(policy.deadline()));
-    let mut delays = policy.delays(fresh_seed());
-    let mut called_away = false;
-    loop {
-        let waits = engine.with_store(|store| {
-            if !is_ours() {
-                let message = "the transaction was rolled back: it exceeded the hold limit";
-                let failure = Failure::new(ErrorKind::HoldLimitExceeded, message);
-                return Ok(Some(Undone::Nothing(failure)));
-            }
-            let Err(failure) = store.commit() else {
-                engine.note_upkeep(store);
-                return Ok(None);
-            };
-            let open = Some(store.in_transaction());
-            let verdict = judge(&failure, Phase::Commit, engine.options().journal_mode, open);
-            if verdict.scope == Scope::Commit
-                && verdict.retry == RetryKind::Wait
-                && time_left(deadline).is_some()
-                && !called_away
-            {
-                return Err(failure);
-            }
-            store.roll_back();
-            Ok(Some(match verdict.fate {
-                Fate::Unknown => Undone::Unknown(failure),
-                _ => Undone::Nothing(failure),
-            }))
-        });
-        match waits {
-            Ok(None) => {
-                add(&engine.counters.transactions, 1);
-                return Ok(());
-            }
-            Ok(Some(undone)) => return Err(undone),
-            Err(failure) if failure.kind == ErrorKind::WriterClosed => {
-                return Err(Undone::Nothing(failure));
-            }
-            Err(_) => {
-                add(&engine.counters.lock_retries, 1);
-                let left = time_left(deadline).unwrap_or_default();
-                std::thread::sleep(Duration::from_nanos(delays.next_ns()).min(left).min(SLICE));
-                // Outside the gate: the answer may need a lock of the application's.
-                called_away = patience.slice.is_some() && (patience.interrupted)();
-            }
-        }
+    group: &Group,
+    outcomes: &mut Outcomes,
+    members: &[usize],
+) -> Result<(), Spoilt> {
+    if let Err(error) = begin_again(engine, group) {
+        give_all(outcomes, members, &error);
+        return Ok(());
     }
+    run_members(engine, group, outcomes, members)?;
+    commit(engine, group, outcomes, members);
+    Ok(())
 }
 
 /// Takes the write lock again after SQLite has rolled the transaction back.

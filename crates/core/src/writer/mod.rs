@@ -16,6 +16,7 @@
 
 mod bound;
 mod call;
+mod commit;
 mod engine;
 mod files;
 mod group;

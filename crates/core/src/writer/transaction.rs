@@ -4,8 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::commit::commit_open;
 use super::engine::Engine;
-use super::group::{commit_open, run_step};
+use super::group::run_step;
 use super::stats::add;
 use super::unit::Unit;
 use crate::error::{Error, ErrorKind, Result};

@@ -1,0 +1,93 @@
+//! The end of a transaction: COMMIT, tried again where the journal makes it wait.
+
+use std::time::{Duration, Instant};
+
+use super::engine::{Engine, SLICE, fresh_seed, judge, time_left};
+use super::stats::add;
+use crate::classify::{Fate, Phase, RetryKind, Scope};
+use crate::error::ErrorKind;
+use crate::handoff::Patience;
+use crate::sqlite::Failure;
+
+/// What a failed COMMIT left behind.
+pub(super) enum Undone {
+    /// Nothing of the transaction is in the file.
+    Nothing(Failure),
+    /// Nobody knows.
+    Unknown(Failure),
+}
+
+impl Undone {
+    pub(super) fn into_failure(self) -> Failure {
+        match self {
+            Self::Nothing(failure) => failure,
+            Self::Unknown(failure) => {
+                let message = format!(
+                    "COMMIT failed ({}): it is unknown whether the write is in the file; read it \
+                     back before you write it again",
+                    failure.message
+                );
+                Failure { kind: ErrorKind::CommitOutcomeUnknown, message, ..failure }
+            }
+        }
+    }
+}
+
+/// Commits the open transaction, waiting for readers where the journal makes COMMIT wait.
+///
+/// `is_ours` is asked before every try, with the gate shut: the lane may have been taken away. When
+/// the patience ends, so does the transaction, without a trace.
+pub(super) fn commit_open(
+    engine: &Engine,
+    patience: &Patience<'_>,
+    is_ours: &dyn Fn() -> bool,
+) -> Result<(), Undone> {
+    let policy = engine.options().policy;
+    let deadline = patience.deadline.or_else(|| Instant::now().checked_add(policy.deadline()));
+    let mut delays = policy.delays(fresh_seed());
+    let mut called_away = false;
+    loop {
+        let waits = engine.with_store(|store| {
+            if !is_ours() {
+                let message = "the transaction was rolled back: it exceeded the hold limit";
+                let failure = Failure::new(ErrorKind::HoldLimitExceeded, message);
+                return Ok(Some(Undone::Nothing(failure)));
+            }
+            let Err(failure) = store.commit() else {
+                engine.note_upkeep(store);
+                return Ok(None);
+            };
+            let open = Some(store.in_transaction());
+            let verdict = judge(&failure, Phase::Commit, engine.options().journal_mode, open);
+            if verdict.scope == Scope::Commit
+                && verdict.retry == RetryKind::Wait
+                && time_left(deadline).is_some()
+                && !called_away
+            {
+                return Err(failure);
+            }
+            store.roll_back();
+            Ok(Some(match verdict.fate {
+                Fate::Unknown => Undone::Unknown(failure),
+                _ => Undone::Nothing(failure),
+            }))
+        });
+        match waits {
+            Ok(None) => {
+                add(&engine.counters.transactions, 1);
+                return Ok(());
+            }
+            Ok(Some(undone)) => return Err(undone),
+            Err(failure) if failure.kind == ErrorKind::WriterClosed => {
+                return Err(Undone::Nothing(failure));
+            }
+            Err(_) => {
+                add(&engine.counters.lock_retries, 1);
+                let left = time_left(deadline).unwrap_or_default();
+                std::thread::sleep(Duration::from_nanos(delays.next_ns()).min(left).min(SLICE));
+                // Outside the gate: the answer may need a lock of the application's.
+                called_away = patience.slice.is_some() && (patience.interrupted)();
+            }
+        }
+    }
+}
