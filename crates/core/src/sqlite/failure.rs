@@ -18,6 +18,12 @@ impl Failure {
         Self { code: None, kind, message: message.into() }
     }
 
+    /// A failure that SQLite did not have.
+    pub(crate) fn injected(code: i32) -> Self {
+        let words = format!("injected fault: {}", ffi::code_to_str(code));
+        from_sqlite(ffi::Error::new(code), Some(words))
+    }
+
     /// Whether nothing that follows on this disk is likely to fare better.
     pub(crate) fn is_resource(&self) -> bool {
         matches!(

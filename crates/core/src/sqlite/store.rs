@@ -2,13 +2,15 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI32, Ordering};
 
-use rusqlite::hooks::{Action, Wal};
+use rusqlite::hooks::Wal;
 use rusqlite::{CachedStatement, Connection, OpenFlags};
 
 use super::failure::Failure;
+use super::fault::{FaultEffect, FaultPoint, Faults};
 use super::guard::Guard;
+use super::last_insert::LastInsert;
 use super::settings::{Durability, FileSettings};
 use super::statement::{Params, Value, Verb, Written};
 use crate::classify::Journal;
@@ -43,6 +45,7 @@ pub(crate) struct Store {
     frames: Arc<AtomicI32>,
     checkpoint_at: i32,
     last_insert: Arc<LastInsert>,
+    faults: Faults,
 }
 
 impl Store {
@@ -76,6 +79,7 @@ impl Store {
             frames,
             checkpoint_at: CHECKPOINT_FRAMES,
             last_insert,
+            faults: Faults::default(),
         })
     }
 
@@ -136,11 +140,11 @@ impl Store {
             self.control(&format!("{MARK}PRAGMA synchronous={level}"))?;
             self.durability = Some(durability);
         }
-        self.control(ours!("BEGIN IMMEDIATE"))
+        self.meet(FaultPoint::Begin, || self.control(ours!("BEGIN IMMEDIATE")))
     }
 
     pub(crate) fn commit(&mut self) -> Result<(), Failure> {
-        self.control(ours!("COMMIT"))?;
+        self.meet(FaultPoint::Commit, || self.control(ours!("COMMIT")))?;
         if self.in_transaction() {
             return Err(Failure::new(ErrorKind::Internal, "COMMIT left the transaction open"));
         }
@@ -173,6 +177,32 @@ impl Store {
 
     pub(crate) fn in_transaction(&self) -> bool {
         !self.connection.is_autocommit()
+    }
+
+    pub(crate) fn faults(&self) -> Faults {
+        self.faults.clone()
+    }
+
+    /// Runs `operation`, or what a fault makes of it.
+    fn meet<T>(
+        &self,
+        point: FaultPoint,
+        operation: impl FnOnce() -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let Some(fault) = self.faults.strike(point) else { return operation() };
+        match fault.effect {
+            FaultEffect::Refused => {}
+            FaultEffect::RolledBack => {
+                if self.in_transaction() {
+                    self.control(ours!("ROLLBACK"))?;
+                }
+            }
+            FaultEffect::Done => {
+                operation()?;
+            }
+            FaultEffect::Panicked => std::panic::resume_unwind(Box::new("injected panic")),
+        }
+        Err(Failure::injected(fault.code))
     }
 
     pub(crate) fn guard(&self) -> &Guard {
@@ -240,10 +270,12 @@ impl Store {
 
     /// Copies the WAL into the database as far as readers allow. Never waits for anybody.
     pub(crate) fn checkpoint(&mut self) -> Result<(), Failure> {
-        let (frames, moved): (i32, i32) = self.guard.lifted(|| {
-            self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
-                Ok((row.get(1)?, row.get(2)?))
-            })
+        let (frames, moved): (i32, i32) = self.meet(FaultPoint::Checkpoint, || {
+            Ok(self.guard.lifted(|| {
+                self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
+                    Ok((row.get(1)?, row.get(2)?))
+                })
+            })?)
         })?;
         // A reader that holds the log open would make every commit ask again.
         let held = if moved < frames { frames } else { 0 };
@@ -284,6 +316,15 @@ impl Store {
     }
 
     fn step(
+        &self,
+        statement: &mut CachedStatement<'_>,
+        verb: Verb,
+        params: &Params,
+    ) -> Result<Written, Failure> {
+        self.meet(FaultPoint::Statement, || self.run_once(statement, verb, params))
+    }
+
+    fn run_once(
         &self,
         statement: &mut CachedStatement<'_>,
         verb: Verb,
@@ -335,38 +376,6 @@ impl Store {
     fn pragma_integer(&self, name: &str) -> Result<i64, Failure> {
         let sql = format!("PRAGMA {name}");
         Ok(self.guard.lifted(|| self.connection.query_row(&sql, [], |row| row.get(0)))?)
-    }
-}
-
-/// Tells whether a statement has inserted the row that `last_insert_rowid()` names.
-///
-/// SQLite keeps that number when nothing is inserted (an upsert that updates, a table without row
-/// ids); here it would be the row of another caller.
-#[derive(Debug, Default)]
-struct LastInsert {
-    before: AtomicI64,
-    again: AtomicBool,
-}
-
-impl LastInsert {
-    /// A statement begins, and the number is `rowid`.
-    fn expect(&self, rowid: i64) {
-        self.before.store(rowid, Ordering::Relaxed);
-        self.again.store(false, Ordering::Relaxed);
-    }
-
-    /// A row was changed.
-    fn note(&self, action: Action, rowid: i64) {
-        if action == Action::SQLITE_INSERT && rowid == self.before.load(Ordering::Relaxed) {
-            self.again.store(true, Ordering::Relaxed);
-        }
-    }
-
-    /// The statement has ended, and the number is `rowid`.
-    fn of_statement(&self, rowid: i64) -> Option<i64> {
-        let inserted =
-            rowid != self.before.load(Ordering::Relaxed) || self.again.load(Ordering::Relaxed);
-        inserted.then_some(rowid)
     }
 }
 
