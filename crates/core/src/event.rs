@@ -1,6 +1,7 @@
 //! What observers are told about retries.
 
 use crate::classify::{ErrorClass, Verdict};
+use crate::error::ErrorKind;
 use crate::numbered::numbered;
 use crate::retry::StopReason;
 
@@ -39,6 +40,8 @@ pub struct Event {
     pub statement: u64,
     /// Why it is not tried again; only in a failure.
     pub stop: Option<StopReason>,
+    /// The kind of error that is raised; only in a failure of turnwise's own.
+    pub error: Option<ErrorKind>,
 }
 
 impl Event {
@@ -70,6 +73,12 @@ impl Event {
         Self { statement, ..self }
     }
 
+    /// The same event, with the kind of error that is raised.
+    #[must_use]
+    pub fn of_kind(self, error: ErrorKind) -> Self {
+        Self { error: Some(error), ..self }
+    }
+
     fn new(kind: EventKind, verdict: &Verdict, attempt: u64, deadline_left_ns: u64) -> Self {
         Self {
             kind,
@@ -80,6 +89,7 @@ impl Event {
             deadline_left_ns,
             statement: 0,
             stop: None,
+            error: None,
         }
     }
 }

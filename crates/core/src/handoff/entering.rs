@@ -8,7 +8,7 @@ use super::refusal::{cancelled, closed, full, orphaned};
 use super::state::{Lane, SpaceCall, State};
 use super::ticket::{Patience, Promise, Reply, Ticket};
 use crate::error::{Error, ErrorKind, Result};
-use crate::sync::{MutexGuard, current, unlocked};
+use crate::sync::{MutexGuard, current, now, unlocked};
 
 impl<J: Send + 'static, T: Send + 'static> Handoff<J, T> {
     /// Enters the queue, or takes the lane when nobody waits and `inline` allows it.
@@ -215,7 +215,8 @@ impl<J: Send + 'static, T: Send + 'static> Handoff<J, T> {
         state.strict += usize::from(request.strict);
         // The writer thread keeps the deadlines of those that do not block.
         let watched = deadline.is_some() && matches!(promise.reply(), Some(Reply::Sink(..)));
-        state.queue.push_back(Entry { seq, request, deadline, promise });
+        let since = now();
+        state.queue.push_back(Entry { seq, request, deadline, since, promise });
         let wanted = state.parked && (state.lane == Lane::Free || watched);
         if wanted || state.gathering && state.rows >= self.limits.max_batch {
             self.work.notify_one();

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::queue::{Entry, Handoff, run_all};
-use super::refusal::expired;
 use super::state::{Lane, State};
 use super::ticket::{Completed, Outcome, Pickup, Promise, Rendezvous, Reply, Sink, UNCOUNTED};
 use crate::sync::{MutexGuard, now, unlocked};
@@ -75,9 +74,7 @@ impl<J: Send + 'static, T: Send + 'static> Handoff<J, T> {
         let calls = self.room_came(&mut state);
         drop(state);
         run_all(calls);
-        for entry in late {
-            entry.promise.fulfil(Err(expired(locked)));
-        }
+        self.tell_expired(late, locked);
     }
 
     /// Tells submitters whose deadline has passed; blocked callers see to theirs themselves.
@@ -94,9 +91,7 @@ impl<J: Send + 'static, T: Send + 'static> Handoff<J, T> {
             let calls = self.room_came(state);
             unlocked(state, || {
                 run_all(calls);
-                for entry in late {
-                    entry.promise.fulfil(Err(expired(locked)));
-                }
+                self.tell_expired(late, locked);
             });
         }
     }

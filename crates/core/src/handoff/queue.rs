@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::refusal::{cancelled, expired, orphaned};
 use super::state::{SpaceCall, State};
 use super::ticket::{Outcome, Patience, Pickup, Promise, Ticket};
+use crate::error::Error;
 use crate::sync::{Condvar, Mutex, MutexGuard, ThreadId, unlocked};
 
 /// Bounds of the queue and of a group.
@@ -37,6 +38,8 @@ pub(crate) struct Entry<J, T> {
     pub(crate) seq: u64,
     pub(crate) request: Request<J>,
     pub(crate) deadline: Option<Instant>,
+    /// When it was accepted.
+    pub(crate) since: Instant,
     pub(crate) promise: Promise<T>,
 }
 
@@ -59,6 +62,9 @@ pub(crate) enum Withdrawn {
     Begun,
 }
 
+/// Hears of a job that failed before it had begun, and of what its caller is told.
+type OnRefused<J> = dyn Fn(&J, &Error) + Send + Sync;
+
 /// The queue, the lane, and the conditions on which threads wait.
 pub(crate) struct Handoff<J, T> {
     pub(super) state: Mutex<State<J, T>>,
@@ -67,16 +73,27 @@ pub(crate) struct Handoff<J, T> {
     /// Callers wait here for room in the queue, and for the end.
     pub(super) space: Condvar,
     pub(super) limits: Limits,
+    pub(super) refused: Box<OnRefused<J>>,
     pub(super) me: std::sync::Weak<Self>,
 }
 
 impl<J: Send + 'static, T: Send + 'static> Handoff<J, T> {
+    #[cfg(test)]
     pub(crate) fn new(limits: Limits) -> Arc<Self> {
+        Self::watched(limits, |_, _| {})
+    }
+
+    /// Tells `refused` of jobs that failed before they had begun.
+    pub(crate) fn watched(
+        limits: Limits,
+        refused: impl Fn(&J, &Error) + Send + Sync + 'static,
+    ) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
             state: Mutex::new(State::new()),
             work: Condvar::new(),
             space: Condvar::new(),
             limits,
+            refused: Box::new(refused),
             me: me.clone(),
         })
     }
@@ -106,35 +123,53 @@ impl<J: Send + 'static, T: Send + 'static> Handoff<J, T> {
                 continue;
             }
             called_away = !over;
-            match self.withdraw(seq) {
-                Withdrawn::NotBegun { locked } => {
+            match self.take_back(seq) {
+                Some((job, locked)) => {
                     let error = if over { expired(locked) } else { cancelled() };
+                    if over {
+                        (self.refused)(&job, &error);
+                    }
                     return (Err(error), Pickup::uncounted(), false);
                 }
-                Withdrawn::Begun => begun = true,
+                None => begun = true,
             }
         }
     }
 
     /// Takes a job back, if it has not begun.
     pub(crate) fn withdraw(&self, seq: u64) -> Withdrawn {
-        let mut state = self.state.lock();
-        let Ok(at) = state.queue.binary_search_by_key(&seq, |entry| entry.seq) else {
-            return Withdrawn::Begun;
-        };
-        let locked = state.locked;
-        if let Some(entry) = state.remove(at) {
-            state.cancelled += 1;
-            let calls = self.room_came(&mut state);
-            if state.parked {
-                // The writer thread may be waiting for a lock that nobody needs any more.
-                self.work.notify_one();
-            }
-            drop(state);
-            entry.promise.forget();
-            run_all(calls);
+        match self.take_back(seq) {
+            Some((_, locked)) => Withdrawn::NotBegun { locked },
+            None => Withdrawn::Begun,
         }
-        Withdrawn::NotBegun { locked }
+    }
+
+    /// The job, if it had not begun, and whether the database's lock was the reason for its wait.
+    fn take_back(&self, seq: u64) -> Option<(J, bool)> {
+        let mut state = self.state.lock();
+        let at = state.queue.binary_search_by_key(&seq, |entry| entry.seq).ok()?;
+        let locked = state.locked;
+        let entry = state.remove(at)?;
+        state.cancelled += 1;
+        let calls = self.room_came(&mut state);
+        if state.parked {
+            // The writer thread may be waiting for a lock that nobody needs any more.
+            self.work.notify_one();
+        }
+        drop(state);
+        entry.promise.forget();
+        run_all(calls);
+        Some((entry.request.job, locked))
+    }
+
+    /// Tells callers whose deadline passed before their jobs had begun. `locked`: the database's lock
+    /// was the reason.
+    pub(super) fn tell_expired(&self, entries: Vec<Entry<J, T>>, locked: bool) {
+        for entry in entries {
+            let error = expired(locked);
+            (self.refused)(&entry.request.job, &error);
+            entry.promise.fulfil(Err(error));
+        }
     }
 
     /// Stops taking requests. What is in the queue is still run.

@@ -164,8 +164,11 @@ fn run_group<J: Send + 'static, T: Send + 'static>(
         Ok(false) => return handoff.leave_lane(false),
         Err(error) => {
             handoff.drain(&mut group, true);
-            let group = group.into_iter().map(|entry| (entry.promise, Err(error.clone())));
-            return handoff.finish(group, false);
+            let refuse = |entry: Entry<J, T>| {
+                (handoff.refused)(&entry.request.job, &error);
+                (entry.promise, Err(error.clone()))
+            };
+            return handoff.finish(group.into_iter().map(refuse), false);
         }
     }
     match group.first().map(|first| (first.seq, first.request.turn)) {

@@ -1,10 +1,11 @@
 //! The end of a transaction: COMMIT, tried again where the journal makes it wait.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use super::engine::{Engine, SLICE, fresh_seed, judge, time_left};
+use super::engine::{Engine, judge, time_left};
 use super::stats::add;
-use crate::classify::{Fate, Phase, RetryKind, Scope};
+use super::waiting::Waiting;
+use crate::classify::{Fate, Phase, RetryKind, Scope, Verdict};
 use crate::error::ErrorKind;
 use crate::handoff::Patience;
 use crate::sqlite::Failure;
@@ -44,50 +45,59 @@ pub(super) fn commit_open(
 ) -> Result<(), Undone> {
     let policy = engine.options().policy;
     let deadline = patience.deadline.or_else(|| Instant::now().checked_add(policy.deadline()));
-    let mut delays = policy.delays(fresh_seed());
-    let mut called_away = false;
+    let mut waiting: Option<Waiting> = None;
+    let mut gives_up = false;
     loop {
-        let waits = engine.with_store(|store| {
+        let tried = engine.with_store(|store| {
             if !is_ours() {
                 let message = "the transaction was rolled back: it exceeded the hold limit";
                 let failure = Failure::new(ErrorKind::HoldLimitExceeded, message);
-                return Ok(Some(Undone::Nothing(failure)));
+                return Ok(Tried::Undone(Undone::Nothing(failure)));
             }
             let Err(failure) = store.commit() else {
                 engine.note_upkeep(store);
-                return Ok(None);
+                return Ok(Tried::Committed);
             };
             let open = Some(store.in_transaction());
             let verdict = judge(&failure, Phase::Commit, engine.options().journal_mode, open);
             if verdict.scope == Scope::Commit
                 && verdict.retry == RetryKind::Wait
                 && time_left(deadline).is_some()
-                && !called_away
+                && !gives_up
             {
-                return Err(failure);
+                return Ok(Tried::Waits(verdict));
             }
             store.roll_back();
-            Ok(Some(match verdict.fate {
+            Ok(Tried::Undone(match verdict.fate {
                 Fate::Unknown => Undone::Unknown(failure),
                 _ => Undone::Nothing(failure),
             }))
         });
-        match waits {
-            Ok(None) => {
+        match tried {
+            Ok(Tried::Committed) => {
+                if let Some(mut waiting) = waiting {
+                    waiting.end(&engine.watch);
+                }
                 add(&engine.counters.transactions, 1);
                 return Ok(());
             }
-            Ok(Some(undone)) => return Err(undone),
-            Err(failure) if failure.kind == ErrorKind::WriterClosed => {
-                return Err(Undone::Nothing(failure));
-            }
-            Err(_) => {
+            Ok(Tried::Undone(undone)) => return Err(undone),
+            Err(closed) => return Err(Undone::Nothing(closed)),
+            Ok(Tried::Waits(verdict)) => {
                 add(&engine.counters.lock_retries, 1);
                 let left = time_left(deadline).unwrap_or_default();
-                std::thread::sleep(Duration::from_nanos(delays.next_ns()).min(left).min(SLICE));
+                let waiting = waiting.get_or_insert_with(|| Waiting::new(policy));
+                let slept = waiting.sleep(&engine.watch, verdict, left);
                 // Outside the gate: the answer may need a lock of the application's.
-                called_away = patience.slice.is_some() && (patience.interrupted)();
+                gives_up = slept.is_err() || patience.slice.is_some() && (patience.interrupted)();
             }
         }
     }
+}
+
+/// What one COMMIT came to.
+enum Tried {
+    Committed,
+    Undone(Undone),
+    Waits(Verdict),
 }

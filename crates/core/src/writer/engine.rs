@@ -8,14 +8,16 @@ use std::time::{Duration, Instant};
 use super::files::{self, FileId, name_file};
 use super::group;
 use super::options::WriterOptions;
-use super::stats::{Counters, WriterStats, add};
+use super::rehearsal::rehearsal_in_effect;
+use super::stats::{Counters, Timings, WriterStats, add};
 use super::unit::{Done, Job};
+use super::waiting::Waiting;
+use super::watch::Watch;
 use crate::classify::{Conditions, Dialect, Journal, Phase, RetryKind, Verdict, classify};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handoff::worker::{self, Begin, Executor, Late};
 use crate::handoff::{Entry, Handoff, Outcome, Patience};
-use crate::retry::Delays;
-use crate::sqlite::{Durability, Failure, FileSettings, Gate, Store, Written};
+use crate::sqlite::{Durability, Failure, Faults, FileSettings, Gate, Store, Written};
 use crate::sync::Mutex;
 
 /// The connection behind its gate; `None` once it is closed.
@@ -28,12 +30,17 @@ pub(super) struct Engine {
     pub(super) handoff: Arc<Handoff<Job, Done>>,
     store: SharedStore,
     interrupt: rusqlite::InterruptHandle,
+    faults: Faults,
     settings: StdMutex<Option<FileSettings>>,
     handles: AtomicUsize,
     serving: AtomicBool,
     upkeep: AtomicBool,
-    pacing: Mutex<Delays>,
+    /// The wait for the write lock, and whether there is one.
+    pacing: Mutex<Waiting>,
+    waits: AtomicBool,
+    pub(super) watch: Watch,
     pub(super) counters: Counters,
+    pub(super) timings: Timings,
 }
 
 impl Engine {
@@ -43,18 +50,26 @@ impl Engine {
         options: WriterOptions,
         store: Store,
     ) -> Arc<Self> {
+        let watch = Watch::new(options.observer.as_ref());
+        let hears = watch.clone();
         Arc::new(Self {
             id,
             path,
-            handoff: Handoff::new(options.limits()),
+            handoff: Handoff::watched(options.limits(), move |job: &Job, error| {
+                hears.failure(job.statement().map(|sql| &**sql), error);
+            }),
             interrupt: store.interrupt_handle(),
+            faults: store.faults(),
             store: Arc::new(Gate::new(Some(store))),
             settings: StdMutex::new(None),
             handles: AtomicUsize::new(1),
             serving: AtomicBool::new(false),
             upkeep: AtomicBool::new(false),
-            pacing: Mutex::new(options.policy.delays(fresh_seed())),
+            pacing: Mutex::new(Waiting::new(options.policy)),
+            waits: AtomicBool::new(false),
+            watch,
             counters: Counters::default(),
+            timings: Timings::default(),
             options,
         })
     }
@@ -124,19 +139,21 @@ impl Engine {
     }
 
     fn configure(&self, patience: &Patience<'_>) -> Result<FileSettings> {
-        let mut delays = self.options.policy.delays(fresh_seed());
+        let mut waiting = Waiting::new(self.options.policy);
         loop {
             let (journal_mode, foreign_keys) =
                 (self.options.journal_mode, self.options.foreign_keys);
             let outcome =
                 self.with_store(|store| store.configure(&self.path, journal_mode, foreign_keys));
             let failure = match outcome {
-                Ok(settings) => return Ok(settings),
+                Ok(settings) => {
+                    waiting.end(&self.watch);
+                    return Ok(settings);
+                }
                 Err(failure) => failure,
             };
-            let waits = judge(&failure, Phase::Begin, self.options.journal_mode, None).retry
-                == RetryKind::Wait;
-            if !waits || patience.is_over() {
+            let verdict = judge(&failure, Phase::Begin, self.options.journal_mode, None);
+            if verdict.retry != RetryKind::Wait || patience.is_over() {
                 return Err(name_file(&failure, &self.path));
             }
             if (patience.interrupted)() {
@@ -146,7 +163,7 @@ impl Engine {
                 ));
             }
             add(&self.counters.lock_retries, 1);
-            std::thread::sleep(Duration::from_nanos(delays.next_ns()).min(SLICE));
+            waiting.sleep(&self.watch, verdict, SLICE)?;
         }
     }
 
@@ -193,7 +210,13 @@ impl Engine {
             ));
         }
         match self.with_store(|store| store.begin(durability)) {
-            Ok(()) => Begin::Ready,
+            Ok(()) => {
+                if self.waits.load(Ordering::Relaxed) {
+                    self.waits.store(false, Ordering::Relaxed);
+                    self.pacing.lock().end(&self.watch);
+                }
+                Begin::Ready
+            }
             Err(failure) => {
                 let verdict = judge(&failure, Phase::Begin, self.options.journal_mode, None);
                 if verdict.retry != RetryKind::Wait {
@@ -202,9 +225,15 @@ impl Engine {
                 add(&self.counters.lock_retries, 1);
                 let mut pacing = self.pacing.lock();
                 if first {
-                    *pacing = self.options.policy.delays(fresh_seed());
+                    pacing.restart();
                 }
-                Begin::Locked(Duration::from_nanos(pacing.next_ns()))
+                match pacing.again(&self.watch, verdict) {
+                    Ok(delay) => {
+                        self.waits.store(true, Ordering::Relaxed);
+                        Begin::Locked(delay)
+                    }
+                    Err(error) => Begin::Failed(error),
+                }
             }
         }
     }
@@ -224,8 +253,14 @@ impl Engine {
             cancelled,
             queue_rows: rows as u64,
             queue_bytes: bytes as u64,
+            write: self.timings.write.read(),
+            lock: self.timings.lock.read(),
             ..self.counters.read()
         }
+    }
+
+    pub(super) fn faults(&self) -> &Faults {
+        &self.faults
     }
 }
 
@@ -238,9 +273,12 @@ impl std::fmt::Debug for Engine {
 /// How long a sleep lasts at most before the sleeper looks around again.
 pub(super) const SLICE: Duration = Duration::from_millis(50);
 
-/// A seed that differs from process to process and call to call.
+/// A seed that differs from process to process and call to call, but in a rehearsal.
 pub(super) fn fresh_seed() -> u64 {
     use std::hash::{BuildHasher, Hasher};
+    if let Some(rehearsal) = rehearsal_in_effect() {
+        return rehearsal.seed;
+    }
     std::hash::RandomState::new().build_hasher().finish()
 }
 

@@ -2,12 +2,13 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::commit::{Undone, commit_open};
 use super::engine::{Engine, SLICE, time_left};
 use super::stats::add;
 use super::unit::{Done, Job, Rows, Unit};
+use super::waiting::BUSY;
 use crate::error::{Error, ErrorKind};
 use crate::handoff::worker::{Begin, Late};
 use crate::handoff::{Entry, Outcome, Patience};
@@ -38,11 +39,16 @@ pub(super) fn run(
     }
     add(&engine.counters.groups, 1);
     engine.counters.max_group.fetch_max(group.len() as u64, Ordering::Relaxed);
-    settle(engine, outcomes)
+    settle(engine, group, outcomes)
 }
 
-/// Runs one job in the caller's own thread. The transaction is open.
-pub(super) fn run_inline(engine: &Engine, job: &Job, patience: &Patience<'_>) -> Outcome<Done> {
+/// Runs one job in the caller's own thread. The transaction is open, since `begun`.
+pub(super) fn run_inline(
+    engine: &Engine,
+    job: &Job,
+    begun: Instant,
+    patience: &Patience<'_>,
+) -> Outcome<Done> {
     let ran = engine.with_store(|store| {
         let outcome = run_job(store, job);
         if outcome.is_err() {
@@ -58,7 +64,9 @@ pub(super) fn run_inline(engine: &Engine, job: &Job, patience: &Patience<'_>) ->
         Err(failure) => Err(failure.into_error()),
     };
     add(&engine.counters.inline, 1);
-    settle_one(engine, &outcome);
+    let took = begun.elapsed();
+    engine.timings.lock.add(took);
+    settle_one(engine, job, &outcome, took);
     outcome
 }
 
@@ -276,9 +284,6 @@ fn begin_again(engine: &Engine, group: &Group) -> Result<(), Error> {
     }
 }
 
-/// SQLITE_BUSY.
-const BUSY: i32 = 5;
-
 fn set(outcomes: &mut Outcomes, at: usize, outcome: Outcome<Done>) {
     if let Some(slot) = outcomes.get_mut(at) {
         *slot = Some(outcome);
@@ -299,21 +304,25 @@ fn give_all(outcomes: &mut Outcomes, members: &[usize], error: &Error) {
     }
 }
 
-fn settle(engine: &Engine, outcomes: Outcomes) -> Vec<Outcome<Done>> {
-    let settle = |outcome: Option<Outcome<Done>>| {
+fn settle(engine: &Engine, group: &Group, outcomes: Outcomes) -> Vec<Outcome<Done>> {
+    let now = Instant::now();
+    let settle = |(entry, outcome): (&Entry<Job, Done>, Option<Outcome<Done>>)| {
         let outcome = outcome.unwrap_or_else(|| {
             Err(Error::new(ErrorKind::Internal, "the group ended without an outcome"))
         });
-        settle_one(engine, &outcome);
+        settle_one(engine, &entry.request.job, &outcome, now - entry.since);
         outcome
     };
-    outcomes.into_iter().map(settle).collect()
+    group.iter().zip(outcomes).map(settle).collect()
 }
 
-fn settle_one(engine: &Engine, outcome: &Outcome<Done>) {
-    let counter = match outcome {
-        Ok(_) => &engine.counters.committed,
-        Err(_) => &engine.counters.failed,
-    };
-    add(counter, 1);
+fn settle_one(engine: &Engine, job: &Job, outcome: &Outcome<Done>, took: Duration) {
+    match outcome {
+        Ok(_) => add(&engine.counters.committed, 1),
+        Err(error) => {
+            add(&engine.counters.failed, 1);
+            engine.watch.failure(job.statement().map(|sql| &**sql), error);
+        }
+    }
+    engine.timings.write.add(took);
 }

@@ -1,6 +1,7 @@
 //! Jobs that run in their caller's own thread.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::call::Landing;
 use super::engine::Engine;
@@ -19,13 +20,17 @@ pub(super) fn run(
     patience: &Patience<'_>,
 ) -> std::result::Result<Landing<Done>, (Arc<Ticket<Done>>, u64)> {
     let lane = InlineLane { engine, given: false };
+    let begun = Instant::now();
     let outcome = match engine.try_begin(options.durability, true) {
         Begin::Locked(_) => {
             let place = engine.handoff.requeue_inline(request, patience.deadline);
             lane.give();
             return Err(place);
         }
-        Begin::Failed(error) => Err(error),
+        Begin::Failed(error) => {
+            engine.watch.failure(request.job.statement().map(|sql| &**sql), &error);
+            Err(error)
+        }
         Begin::Ready if request.turn.is_some() => {
             let id = engine.handoff.take_turn(options.hold_limit);
             lane.give();
@@ -35,7 +40,7 @@ pub(super) fn run(
             })
         }
         Begin::Ready => {
-            let outcome = group::run_inline(engine, &request.job, patience);
+            let outcome = group::run_inline(engine, &request.job, begun, patience);
             drop(lane);
             outcome
         }

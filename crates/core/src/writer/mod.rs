@@ -17,14 +17,19 @@
 mod bound;
 mod call;
 mod commit;
+mod drain;
 mod engine;
 mod files;
 mod group;
+mod histogram;
 mod inline;
 mod options;
+mod rehearsal;
 mod stats;
 mod transaction;
 mod unit;
+mod waiting;
+mod watch;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -38,14 +43,18 @@ use unit::{Done, Job};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::handoff::{Admission, Patience, Request, Withdrawn};
-use crate::sqlite::{FileSettings, Written};
+use crate::sqlite::{Fault, FileSettings, Written};
 
 pub use crate::handoff::{Completed, Pickup, Sink};
 pub use call::{Call, Landing, Place, Submitted};
+pub use drain::drain_all;
+pub use histogram::Histogram;
 pub use options::WriterOptions;
+pub use rehearsal::{Rehearsal, rehearse};
 pub use stats::WriterStats;
 pub use transaction::Transaction;
 pub use unit::{Outbox, Unit};
+pub use watch::MakeObserver;
 
 /// Writes one SQLite file for many callers, each of which gets its own result or its own error.
 ///
@@ -117,6 +126,18 @@ impl BatchWriter {
         outbox: &Outbox,
         token: u64,
     ) -> Result<Submitted> {
+        let statement = Arc::clone(&unit.sql);
+        self.try_submit(unit, timeout, outbox, token)
+            .inspect_err(|error| self.refused(Some(&statement), error))
+    }
+
+    fn try_submit(
+        &self,
+        unit: Unit,
+        timeout: Option<Duration>,
+        outbox: &Outbox,
+        token: u64,
+    ) -> Result<Submitted> {
         let engine = self.engine(&Call::default())?;
         // Before the queue: a write that nobody serves must not be accepted.
         engine.serve()?;
@@ -138,7 +159,8 @@ impl BatchWriter {
     /// [`ErrorKind::QueueFull`] at the deadline.
     pub fn await_room(&self, unit: &Unit, call: &Call<'_>) -> Result<()> {
         let engine = self.engine(call)?;
-        engine.handoff.await_room(unit.extent(), &self.patience(call))
+        let room = engine.handoff.await_room(unit.extent(), &self.patience(call));
+        room.inspect_err(|error| self.refused(Some(&unit.sql), error))
     }
 
     /// Calls `then` once the queue has room for `unit`, or the writer closes. Nothing is reserved.
@@ -245,10 +267,37 @@ impl BatchWriter {
         self.bound().map(|engine| engine.stats()).unwrap_or_default()
     }
 
+    /// Has `fault` strike the file's connection, in a test of what an application does then. All
+    /// writers on the file meet it.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::WriterClosed`].
+    pub fn arm(&self, fault: Fault) -> Result<()> {
+        self.engine(&Call::default())?.faults().arm(fault);
+        Ok(())
+    }
+
+    /// Calls off the faults that have not struck as often as they should; gives their number.
+    pub fn disarm(&self) -> usize {
+        self.bound().map_or(0, |engine| engine.faults().disarm())
+    }
+
+    /// A write has failed before it was accepted.
+    fn refused(&self, statement: Option<&str>, error: &Error) {
+        if let Some(engine) = self.bound() {
+            engine.watch.failure(statement, error);
+        }
+    }
+
     fn run(&self, request: Request<Job>, call: &Call<'_>) -> Landing<Done> {
+        let statement = request.job.statement().cloned();
         match self.try_run(request, call) {
             Ok(landing) => landing,
-            Err(error) => Landing::refused(error),
+            Err(error) => {
+                self.refused(statement.as_deref(), &error);
+                Landing::refused(error)
+            }
         }
     }
 
@@ -324,45 +373,5 @@ impl Drop for BatchWriter {
         {
             engine.detach();
         }
-    }
-}
-
-/// Drains every writer of this process, at its end. Waits up to `timeout` in all.
-///
-/// # Errors
-///
-/// The first of: [`ErrorKind::WriteTimeout`] or [`ErrorKind::LockTimeout`] when writes are left over
-/// or have failed meanwhile, [`ErrorKind::WriterReentered`] inside a transaction of this thread.
-pub fn drain_all(timeout: Duration) -> Result<()> {
-    let deadline = Instant::now().checked_add(timeout);
-    let patience = Patience { deadline, slice: None, interrupted: &|| false };
-    let mut first = Ok(());
-    for engine in files::engines() {
-        let drained = drain_last(&engine, &patience);
-        first = first.and(drained);
-    }
-    first
-}
-
-/// Drains one writer. Whoever could be told by then of a write that failed is gone.
-fn drain_last(engine: &Arc<Engine>, patience: &Patience<'_>) -> Result<()> {
-    let unwritten = || engine.stats().failed + engine.stats().cancelled;
-    let before = unwritten();
-    let drained = match BatchWriter::drain(engine, patience) {
-        // Without a handle it drains by itself, and closes.
-        Err(error) if error.kind() == ErrorKind::WriterClosed => engine.wait_closed(patience),
-        drained => drained,
-    };
-    let path = engine.path().display();
-    if let Err(error) = drained {
-        let left = engine.stats().queue_rows;
-        return Err(Error::new(error.kind(), format!("{path}, {left} rows left: {error}")));
-    }
-    match unwritten().saturating_sub(before) {
-        0 => Ok(()),
-        lost => Err(Error::new(
-            ErrorKind::WriteTimeout,
-            format!("{path}: {lost} writes failed or passed their deadline meanwhile"),
-        )),
     }
 }

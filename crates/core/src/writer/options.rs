@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::watch::MakeObserver;
 use crate::classify::Journal;
 use crate::error::{Error, ErrorKind, Result};
 use crate::handoff::Limits;
@@ -33,6 +34,9 @@ pub struct WriterOptions {
     pub foreign_keys: bool,
     /// How long an interactive transaction may be held before it is rolled back.
     pub hold_limit: Duration,
+    /// Makes who is told of retries, recoveries and failures: for all writers on a file as the one
+    /// says that opened it.
+    pub observer: Option<MakeObserver>,
 }
 
 /// Rows that one transaction takes at most: well below a second of lock time.
@@ -49,6 +53,7 @@ impl Default for WriterOptions {
             journal_mode: Journal::Wal,
             foreign_keys: false,
             hold_limit: Duration::from_secs(5),
+            observer: None,
         }
     }
 }

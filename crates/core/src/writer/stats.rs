@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::histogram::{Histogram, Recorder};
+
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)+) => {
         #[derive(Debug, Default)]
@@ -20,10 +22,14 @@ macro_rules! counters {
             pub queue_rows: u64,
             /// Bytes in the queue now, about.
             pub queue_bytes: u64,
+            /// From accepting a write to its outcome.
+            pub write: Histogram,
+            /// How long the write lock was held, from BEGIN to the end of COMMIT.
+            pub lock: Histogram,
         }
 
         impl WriterStats {
-            /// Every figure with its name.
+            /// Every counter with its name.
             pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
                 [
                     $((stringify!($name), self.$name),)+
@@ -71,4 +77,11 @@ counters! {
 
 pub(super) fn add(counter: &AtomicU64, by: u64) {
     counter.fetch_add(by, Ordering::Relaxed);
+}
+
+/// The recorders behind the histograms of [`WriterStats`].
+#[derive(Debug, Default)]
+pub(super) struct Timings {
+    pub(super) write: Recorder,
+    pub(super) lock: Recorder,
 }

@@ -43,7 +43,8 @@ impl Transaction {
             store.guard().allow_savepoints(false);
             written
         });
-        ran.map_err(Failure::into_error)
+        let outcome = ran.map_err(Failure::into_error);
+        outcome.inspect_err(|error| engine.watch.failure(Some(&unit.sql), error))
     }
 
     /// Commits.
@@ -67,7 +68,8 @@ impl Transaction {
             Err(_) => &engine.counters.failed,
         };
         add(counter, 1);
-        outcome.map_err(|undone| undone.into_failure().into_error())
+        let outcome = outcome.map_err(|undone| undone.into_failure().into_error());
+        outcome.inspect_err(|error| engine.watch.failure(None, error))
     }
 
     /// Rolls back. Harmless when the transaction has ended.

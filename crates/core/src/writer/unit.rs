@@ -105,6 +105,14 @@ impl Sink<Done> for Unwrapped {
 }
 
 impl Job {
+    /// The SQL text, if there is one.
+    pub(super) fn statement(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Write(unit) => Some(&unit.sql),
+            Self::Turn | Self::Barrier => None,
+        }
+    }
+
     pub(super) fn request(self, durability: Durability) -> Request<Self> {
         let (rows, bytes) = match &self {
             Self::Write(unit) => unit.extent(),
