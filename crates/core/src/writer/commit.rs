@@ -78,7 +78,7 @@ pub(super) fn commit_open(
                 if let Some(mut waiting) = waiting {
                     waiting.end(&engine.watch);
                 }
-                add(&engine.counters.transactions, 1);
+                engine.committed();
                 return Ok(());
             }
             Ok(Tried::Undone(undone)) => return Err(undone),

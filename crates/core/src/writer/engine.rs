@@ -1,7 +1,7 @@
 //! What writes one file: the hand-off, the connection, and the thread that serves them.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -38,6 +38,9 @@ pub(super) struct Engine {
     /// The wait for the write lock, and whether there is one.
     pacing: Mutex<Waiting>,
     waits: AtomicBool,
+    /// When the lock was last asked for, in nanoseconds since `opened`.
+    begun: AtomicU64,
+    opened: Instant,
     pub(super) watch: Watch,
     pub(super) counters: Counters,
     pub(super) timings: Timings,
@@ -67,6 +70,8 @@ impl Engine {
             upkeep: AtomicBool::new(false),
             pacing: Mutex::new(Waiting::new(options.policy)),
             waits: AtomicBool::new(false),
+            begun: AtomicU64::new(0),
+            opened: Instant::now(),
             watch,
             counters: Counters::default(),
             timings: Timings::default(),
@@ -209,8 +214,10 @@ impl Engine {
                 ),
             ));
         }
+        let begun = self.age();
         match self.with_store(|store| store.begin(durability)) {
             Ok(()) => {
+                self.begun.store(begun, Ordering::Relaxed);
                 if self.waits.load(Ordering::Relaxed) {
                     self.waits.store(false, Ordering::Relaxed);
                     self.pacing.lock().end(&self.watch);
@@ -236,6 +243,18 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// The open transaction has ended in COMMIT.
+    pub(super) fn committed(&self) {
+        add(&self.counters.transactions, 1);
+        let held = self.age().saturating_sub(self.begun.load(Ordering::Relaxed));
+        self.timings.lock.add(Duration::from_nanos(held));
+    }
+
+    /// Nanoseconds since the file was opened.
+    fn age(&self) -> u64 {
+        u64::try_from(self.opened.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
     /// Notes after a commit whether a checkpoint is due, and tells.

@@ -42,7 +42,7 @@ pub(super) fn run(
     settle(engine, group, outcomes)
 }
 
-/// Runs one job in the caller's own thread. The transaction is open, since `begun`.
+/// Runs one job in the caller's own thread, which called at `begun`. The transaction is open.
 pub(super) fn run_inline(
     engine: &Engine,
     job: &Job,
@@ -64,9 +64,7 @@ pub(super) fn run_inline(
         Err(failure) => Err(failure.into_error()),
     };
     add(&engine.counters.inline, 1);
-    let took = begun.elapsed();
-    engine.timings.lock.add(took);
-    settle_one(engine, job, &outcome, took);
+    settle_one(engine, job, &outcome, begun.elapsed());
     outcome
 }
 
