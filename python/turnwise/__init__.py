@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from turnwise._native import VERSION as __version__  # noqa: N811 - Python's name for it
     from turnwise._native import (
         Budget,
+        Event,
         Override,
         Retry,
         RetryPolicy,
@@ -21,14 +22,18 @@ if TYPE_CHECKING:
         classify,
     )
     from turnwise.errors import TurnwiseError
-    from turnwise.writer import BatchWriter, Transaction, WriterSettings, WriterStats
+    from turnwise.events import Subscription, on_event
+    from turnwise.writer import BatchWriter, Histogram, Transaction, WriterSettings, WriterStats
 
 __all__ = [
     "BatchWriter",
     "Budget",
+    "Event",
+    "Histogram",
     "Override",
     "Retry",
     "RetryPolicy",
+    "Subscription",
     "Transaction",
     "TurnwiseError",
     "Verdict",
@@ -37,15 +42,19 @@ __all__ = [
     "WriterStats",
     "__version__",
     "classify",
+    "on_event",
 ]
 
 # Where each public name lives, and its name there.
 _HOMES = {
     "BatchWriter": ("turnwise.writer", "BatchWriter"),
     "Budget": ("turnwise._native", "Budget"),
+    "Event": ("turnwise._native", "Event"),
+    "Histogram": ("turnwise.writer", "Histogram"),
     "Override": ("turnwise._native", "Override"),
     "Retry": ("turnwise._native", "Retry"),
     "RetryPolicy": ("turnwise._native", "RetryPolicy"),
+    "Subscription": ("turnwise.events", "Subscription"),
     "Transaction": ("turnwise.writer", "Transaction"),
     "TurnwiseError": ("turnwise.errors", "TurnwiseError"),
     "Verdict": ("turnwise._native", "Verdict"),
@@ -54,14 +63,17 @@ _HOMES = {
     "WriterStats": ("turnwise.writer", "WriterStats"),
     "__version__": ("turnwise._native", "VERSION"),
     "classify": ("turnwise._native", "classify"),
+    "on_event": ("turnwise.events", "on_event"),
 }
+
+_MODULES = ("errors", "events", "testing", "writer")
 
 
 def __getattr__(name: str) -> object:
     """Load a public name from its module."""
     import importlib
 
-    if name in {"errors", "writer"}:
+    if name in _MODULES:
         return importlib.import_module(f"turnwise.{name}")
     try:
         module, attribute = _HOMES[name]
@@ -75,4 +87,4 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     """List the public names, loaded or not."""
-    return sorted({*globals(), *_HOMES, "errors", "writer"})
+    return sorted({*globals(), *_HOMES, *_MODULES})

@@ -6,7 +6,7 @@ from _typeshed import SupportsGetItem
 from typing import Any, Final, SupportsFloat, SupportsIndex, final
 from typing_extensions import disjoint_base
 
-__all__ = ["VERSION", "Budget", "NativePlace", "NativeTransaction", "NativeWriter", "Override", "Pickups", "Retry", "RetryPolicy", "Verdict", "WriteResult", "classify", "drain_all", "draws", "enums", "error_states", "fingerprint", "sqlstate"]
+__all__ = ["VERSION", "Budget", "Event", "NativePlace", "NativeTransaction", "NativeWriter", "Override", "Pickups", "Retry", "RetryPolicy", "Verdict", "WriteResult", "classify", "drain_all", "draws", "enums", "error_states", "fingerprint", "rehearse", "sqlstate"]
 
 VERSION: Final[str]
 
@@ -40,6 +40,63 @@ class Budget:
     def tokens(self, /) -> int:
         """
         Tokens left.
+        """
+
+@final
+class Event:
+    """
+    One step of a write that met trouble. Holds no SQL text and no parameter.
+    """
+    def __repr__(self, /) -> str: ...
+    @property
+    def attempt(self, /) -> int:
+        """
+        How often it was tried so far; the first try is 1.
+        """
+    @property
+    def class_(self, /) -> str:
+        """
+        The class of the (last) error, such as `"contention"`.
+        """
+    @property
+    def code(self, /) -> int:
+        """
+        SQLite's extended code of the (last) error; 0 where SQLite was not asked.
+        """
+    @property
+    def deadline_left(self, /) -> float:
+        """
+        Seconds until the deadline.
+        """
+    @property
+    def delay(self, /) -> float:
+        """
+        Seconds until the next try; 0 if there is none.
+        """
+    @property
+    def error(self, /) -> str | None:
+        """
+        The kind of the error that is raised, such as `"Constraint"`; `None` unless it is a failure.
+        """
+    @property
+    def kind(self, /) -> str:
+        """
+        What happened: `"retry"`, `"recovery"` or `"failure"`.
+        """
+    @property
+    def path(self, /) -> str:
+        """
+        The database file.
+        """
+    @property
+    def statement(self, /) -> str:
+        """
+        A number that stands for the SQL text, in 16 hexadecimal digits; empty where there is none.
+        """
+    @property
+    def stop(self, /) -> str | None:
+        """
+        Why it is not tried again, such as `"deadline"`; `None` unless it is a failure.
         """
 
 @final
@@ -80,9 +137,21 @@ class NativeWriter:
     The native half of `turnwise.BatchWriter`.
     """
     def __new__(cls, /, path: Any, *, policy: RetryPolicy | None = None, max_batch: SupportsIndex = 1000, max_queue_rows: SupportsIndex = 100000, max_queue_bytes: SupportsIndex = 67108864, durability: str = "full", journal_mode: str = "wal", foreign_keys: bool = False, hold_limit: SupportsFloat | SupportsIndex = 5.0) -> NativeWriter: ...
+    def _arm(self, /, at: str, code: SupportsIndex, effect: str, after: SupportsIndex, times: SupportsIndex) -> None:
+        """
+        Has a fault strike the file's connection.
+        """
     def _begin(self, /, timeout: SupportsFloat | SupportsIndex | None = None) -> NativeTransaction:
         """
         Begins an interactive transaction.
+        """
+    def _disarm(self, /) -> int:
+        """
+        Calls off the faults that have not struck as often as they should; gives their number.
+        """
+    def _histograms(self, /) -> "dict[str, tuple[tuple[float, ...], tuple[int, ...], float]]":
+        """
+        Of each histogram: upper bounds in seconds, counts, and the sum in seconds.
         """
     def _settings(self, /) -> "dict[str, object]": ...
     def _stats(self, /) -> "dict[str, int]": ...
@@ -376,8 +445,8 @@ def classify(dialect: str, code: SupportsIndex, *, phase: str = "statement", in_
 
 def drain_all(timeout: SupportsFloat | SupportsIndex) -> str | None:
     """
-    Waits up to `timeout` seconds until every writer of this process is drained and every outcome that
-    came is with its future. Gives the text of the first error.
+    Waits up to `timeout` seconds until every writer of this process is drained, every outcome that
+    came is with its future, and every event with the hooks. Gives the text of the first error.
 
     Python kills a thread that is in its code when the interpreter ends; the delivery thread must not
     be met there, because the end of a Rust thread's stack cannot be unwound that way and aborts.
@@ -401,6 +470,12 @@ def error_states() -> "dict[str, str]":
 def fingerprint(sql: str) -> int:
     """
     A number that stands for a statement in events: 64-bit FNV-1a of its SQL text.
+    """
+
+def rehearse(rehearsal: tuple[SupportsIndex, SupportsIndex] | None) -> "tuple[int, int] | None":
+    """
+    Sets how writers wait: at most so many tries, without sleep and with this seed; `None`: as their
+    policies say. Gives what was set before.
     """
 
 def sqlstate(text: str) -> int | None:

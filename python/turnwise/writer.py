@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from turnwise import _process, errors  # noqa: F401 - see `_load_loops`
+from turnwise import _process, errors, events  # noqa: F401 - see `_load_loops`
 from turnwise._futures import WriteFuture
 from turnwise._native import NativeWriter, RetryPolicy
 
@@ -22,6 +22,23 @@ if TYPE_CHECKING:
 
     Parameters = Sequence[object] | Mapping[str, object]
     """Values for ``?`` in order, or for ``:name`` by name."""
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Durations, counted in buckets; what a Prometheus or OpenTelemetry exporter wants."""
+
+    bounds: tuple[float, ...]
+    """Upper bounds of the buckets in seconds, themselves included, each twice the one before."""
+    counts: tuple[int, ...]
+    """Durations in each bucket; one more than there are bounds, the last for what is above."""
+    sum: float
+    """All durations together, in seconds."""
+
+    @property
+    def count(self) -> int:
+        """Durations in all."""
+        return sum(self.counts)
 
 
 @dataclass(frozen=True)
@@ -57,6 +74,10 @@ class WriterStats:
     """Rows in the queue now."""
     queue_bytes: int
     """Bytes in the queue now, about."""
+    write_time: Histogram
+    """From accepting a write to its outcome."""
+    lock_time: Histogram
+    """How long the write lock was held, from BEGIN to the end of COMMIT."""
 
 
 @dataclass(frozen=True)
@@ -220,7 +241,9 @@ class BatchWriter(NativeWriter):
 
     def stats(self) -> WriterStats:
         """Return what the file's writer has done in this process."""
-        return WriterStats(**self._stats())
+        figures: dict[str, Any] = {**self._stats()}
+        figures |= {name: Histogram(*parts) for name, parts in self._histograms().items()}
+        return WriterStats(**figures)
 
     @property
     def settings(self) -> WriterSettings:

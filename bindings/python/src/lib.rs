@@ -4,9 +4,11 @@ mod attention;
 mod classify;
 mod delivery;
 mod error;
+mod events;
 mod lock;
 mod policy;
 mod result;
+mod testing;
 mod transaction;
 mod values;
 mod writer;
@@ -23,9 +25,13 @@ mod _native {
     #[pymodule_export]
     use crate::delivery::Pickups;
     #[pymodule_export]
+    use crate::events::Event;
+    #[pymodule_export]
     use crate::policy::{Budget, Retry, RetryPolicy, draws};
     #[pymodule_export]
     use crate::result::WriteResult;
+    #[pymodule_export]
+    use crate::testing::rehearse;
     #[pymodule_export]
     use crate::transaction::NativeTransaction;
     #[pymodule_export]

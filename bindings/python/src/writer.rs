@@ -4,19 +4,24 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyTuple};
 use turnwise::ErrorKind;
 use turnwise::classify::Journal;
 use turnwise::sqlite::fork::generation;
 use turnwise::sqlite::{Durability, Params};
-use turnwise::writer::{BatchWriter, Call, Landing, Outbox, Place, Submitted, Unit, WriterOptions};
+use turnwise::writer::{
+    BatchWriter, Call, Histogram, Landing, MakeObserver, Outbox, Place, Submitted, Unit,
+    WriterOptions,
+};
 
 use crate::attention::{asked_away, attentively, noted, signal_slice};
 use crate::delivery::{Delivery, Mailbox, deliveries};
 use crate::error::{refuse, to_py_err};
+use crate::events::{Feed, feeds};
 use crate::lock::lock;
 use crate::policy::RetryPolicy;
 use crate::result::WriteResult;
+use crate::testing;
 use crate::transaction::NativeTransaction;
 use crate::values;
 
@@ -81,6 +86,7 @@ impl NativeWriter {
         })?;
         options.foreign_keys = foreign_keys;
         options.hold_limit = values::seconds("hold_limit", Some(hold_limit))?.unwrap_or_default();
+        options.observer = Some(MakeObserver::new(Feed::observer));
         let opened =
             attentively(py, None, false, move |call| BatchWriter::open_with(path, options, call))?;
         Ok(Self { writer: opened.map_err(to_py_err)?, post: Mutex::new(None) })
@@ -223,6 +229,32 @@ impl NativeWriter {
         Ok(counters)
     }
 
+    /// Of each histogram: upper bounds in seconds, counts, and the sum in seconds.
+    #[pyo3(signature = () -> "dict[str, tuple[tuple[float, ...], tuple[int, ...], float]]")]
+    fn _histograms<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let stats = self.writer.stats();
+        let histograms = PyDict::new(py);
+        for (name, histogram) in [("write_time", stats.write_time), ("lock_time", stats.lock_time)]
+        {
+            let bounds = Histogram::bounds().map(|bound| bound.as_secs_f64());
+            let bounds = PyTuple::new(py, bounds.collect::<Vec<_>>())?;
+            let counts = PyTuple::new(py, histogram.counts)?;
+            histograms.set_item(name, (bounds, counts, histogram.sum.as_secs_f64()))?;
+        }
+        Ok(histograms)
+    }
+
+    /// Has a fault strike the file's connection.
+    fn _arm(&self, at: &str, code: i32, effect: &str, after: i64, times: i64) -> PyResult<()> {
+        let fault = testing::fault(at, code, effect, after, times)?;
+        self.writer.arm(fault).map_err(to_py_err)
+    }
+
+    /// Calls off the faults that have not struck as often as they should; gives their number.
+    fn _disarm(&self) -> usize {
+        self.writer.disarm()
+    }
+
     #[pyo3(signature = () -> "dict[str, object]")]
     fn _settings<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let file = py.detach(|| self.writer.settings()).map_err(to_py_err)?;
@@ -328,8 +360,8 @@ impl NativePlace {
     }
 }
 
-/// Waits up to `timeout` seconds until every writer of this process is drained and every outcome that
-/// came is with its future. Gives the text of the first error.
+/// Waits up to `timeout` seconds until every writer of this process is drained, every outcome that
+/// came is with its future, and every event with the hooks. Gives the text of the first error.
 ///
 /// Python kills a thread that is in its code when the interpreter ends; the delivery thread must not
 /// be met there, because the end of a Rust thread's stack cannot be unwound that way and aborts.
@@ -338,10 +370,14 @@ pub(crate) fn drain_all(py: Python<'_>, timeout: f64) -> PyResult<Option<String>
     let timeout = values::seconds("timeout", Some(timeout))?.unwrap_or_default();
     let until = Instant::now() + timeout.min(LONGEST_DRAIN);
     let deliveries = deliveries();
+    let feeds = feeds();
     let drained = py.detach(|| {
         let drained = turnwise::writer::drain_all(timeout);
         for delivery in deliveries {
             delivery.wait_drained(until.saturating_duration_since(Instant::now()));
+        }
+        for feed in feeds {
+            feed.wait_drained(until);
         }
         drained
     });

@@ -3,7 +3,7 @@
 use crate::classify::{ErrorClass, Verdict};
 use crate::error::ErrorKind;
 use crate::numbered::numbered;
-use crate::retry::StopReason;
+pub use crate::retry::StopReason;
 
 numbered! {
     /// What happened.

@@ -36,7 +36,7 @@ struct Database {
 fn database() -> Database {
     let heard = Heard::default();
     let notes = heard.clone();
-    let make = MakeObserver::new(move || {
+    let make = MakeObserver::new(move |_| {
         let notes = notes.clone();
         let observer = move |event: &Event| notes.0.lock().unwrap().push(*event);
         Arc::new(observer) as Arc<dyn Observer>
@@ -149,7 +149,7 @@ fn a_refused_write_is_told() {
 #[test]
 fn an_observer_that_panics_costs_nobody_a_write() {
     let mut options = WriterOptions::default();
-    options.observer = Some(MakeObserver::new(|| {
+    options.observer = Some(MakeObserver::new(|_| {
         Arc::new(|_: &Event| std::panic::resume_unwind(Box::new("an observer that panics")))
     }));
     let folder = tempfile::tempdir().unwrap();
@@ -170,9 +170,11 @@ fn the_histograms_count_every_write_and_every_transaction() {
     writer.execute(sql("INSERT INTO t VALUES (7)")).unwrap_err();
     let after = writer.stats();
     let count = |histogram: &Histogram| histogram.counts.iter().sum::<u64>();
-    assert_eq!(count(&after.write) - count(&before.write), 21);
-    assert_eq!(count(&after.lock) - count(&before.lock), 20);
-    assert!(after.write.sum > before.write.sum && after.lock.sum > before.lock.sum);
+    assert_eq!(count(&after.write_time) - count(&before.write_time), 21);
+    assert_eq!(count(&after.lock_time) - count(&before.lock_time), 20);
+    assert!(
+        after.write_time.sum > before.write_time.sum && after.lock_time.sum > before.lock_time.sum
+    );
 }
 
 #[test]
@@ -199,8 +201,11 @@ fn a_wait_is_counted_where_it_was() {
         counts.filter(|(_, bound)| long(bound)).map(|(count, _)| count).sum()
     };
     assert!(took >= held / 2, "it did wait");
-    assert!(long(&after.write) > long(&before.write), "the write waited for so long");
-    assert!(long(&after.lock) > long(&before.lock), "the transaction held the lock for so long");
+    assert!(long(&after.write_time) > long(&before.write_time), "the write waited for so long");
+    assert!(
+        long(&after.lock_time) > long(&before.lock_time),
+        "the transaction held the lock for so long"
+    );
 }
 
 #[test]

@@ -53,7 +53,7 @@ impl Engine {
         options: WriterOptions,
         store: Store,
     ) -> Arc<Self> {
-        let watch = Watch::new(options.observer.as_ref());
+        let watch = Watch::new(options.observer.as_ref(), &path);
         let hears = watch.clone();
         Arc::new(Self {
             id,
@@ -272,8 +272,8 @@ impl Engine {
             cancelled,
             queue_rows: rows as u64,
             queue_bytes: bytes as u64,
-            write: self.timings.write.read(),
-            lock: self.timings.lock.read(),
+            write_time: self.timings.write.read(),
+            lock_time: self.timings.lock.read(),
             ..self.counters.read()
         }
     }

@@ -23,9 +23,9 @@ macro_rules! counters {
             /// Bytes in the queue now, about.
             pub queue_bytes: u64,
             /// From accepting a write to its outcome.
-            pub write: Histogram,
+            pub write_time: Histogram,
             /// How long the write lock was held, from BEGIN to the end of COMMIT.
-            pub lock: Histogram,
+            pub lock_time: Histogram,
         }
 
         impl WriterStats {

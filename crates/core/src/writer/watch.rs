@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,11 +16,13 @@ use crate::retry::StopReason;
 /// Makes the observer of a file's writer: once when the file is opened, and again in a child of
 /// fork, where what the parent's observer relied on (a thread, a lock) is not there.
 #[derive(Clone)]
-pub struct MakeObserver(Arc<dyn Fn() -> Arc<dyn Observer> + Send + Sync>);
+pub struct MakeObserver(Arc<Make>);
+
+type Make = dyn Fn(&Path) -> Arc<dyn Observer> + Send + Sync;
 
 impl MakeObserver {
-    /// From a function that makes one.
-    pub fn new(make: impl Fn() -> Arc<dyn Observer> + Send + Sync + 'static) -> Self {
+    /// From a function that makes one for the file at a path.
+    pub fn new(make: impl Fn(&Path) -> Arc<dyn Observer> + Send + Sync + 'static) -> Self {
         Self(Arc::new(make))
     }
 }
@@ -35,8 +38,8 @@ impl fmt::Debug for MakeObserver {
 pub(super) struct Watch(Option<Arc<dyn Observer>>);
 
 impl Watch {
-    pub(super) fn new(make: Option<&MakeObserver>) -> Self {
-        Self(make.map(|make| (make.0)()))
+    pub(super) fn new(make: Option<&MakeObserver>, path: &Path) -> Self {
+        Self(make.map(|make| (make.0)(path)))
     }
 
     /// A failure that is tried again in `delay`.

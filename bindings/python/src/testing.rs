@@ -1,0 +1,54 @@
+//! Faults and rehearsals, for the tests of applications.
+
+use pyo3::prelude::*;
+use turnwise::ErrorKind;
+use turnwise::sqlite::{Fault, FaultEffect, FaultPoint};
+use turnwise::writer::{self, Rehearsal};
+
+use crate::error::refuse;
+
+/// A fault, from Python's words.
+pub(crate) fn fault(
+    point: &str,
+    code: i32,
+    effect: &str,
+    after: i64,
+    times: i64,
+) -> PyResult<Fault> {
+    let unknown = |name: &str, given: &str, choices: Vec<&str>| {
+        let choices = choices.join("', '");
+        refuse(
+            ErrorKind::InvalidSetting,
+            format!("{name}='{given}' is unknown: it must be one of '{choices}'"),
+        )
+    };
+    let count = |name: &str, given: i64, least: u32| {
+        u32::try_from(given).ok().filter(|count| *count >= least).ok_or_else(|| {
+            refuse(
+                ErrorKind::InvalidSetting,
+                format!("{name}={given} is out of range: {least} to {}", u32::MAX),
+            )
+        })
+    };
+    Ok(Fault {
+        point: FaultPoint::from_name(point).ok_or_else(|| {
+            unknown("at", point, FaultPoint::ALL.iter().map(|point| point.name()).collect())
+        })?,
+        code,
+        effect: FaultEffect::from_name(effect).ok_or_else(|| {
+            unknown("effect", effect, FaultEffect::ALL.iter().map(|effect| effect.name()).collect())
+        })?,
+        after: count("after", after, 0)?,
+        times: count("times", times, 1)?,
+    })
+}
+
+/// Sets how writers wait: at most so many tries, without sleep and with this seed; `None`: as their
+/// policies say. Gives what was set before.
+#[pyfunction]
+#[pyo3(signature = (rehearsal) -> "tuple[int, int] | None")]
+pub(crate) fn rehearse(rehearsal: Option<(u32, u64)>) -> Option<(u32, u64)> {
+    let before =
+        writer::rehearse(rehearsal.map(|(max_attempts, seed)| Rehearsal { max_attempts, seed }));
+    before.map(|before| (before.max_attempts, before.seed))
+}
