@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         Verdict,
         WriteResult,
         classify,
+        fingerprint,
     )
     from turnwise.errors import TurnwiseError
     from turnwise.events import Subscription, on_event
@@ -42,6 +43,7 @@ __all__ = [
     "WriterStats",
     "__version__",
     "classify",
+    "fingerprint",
     "on_event",
 ]
 
@@ -63,6 +65,7 @@ _HOMES = {
     "WriterStats": ("turnwise.writer", "WriterStats"),
     "__version__": ("turnwise._native", "VERSION"),
     "classify": ("turnwise._native", "classify"),
+    "fingerprint": ("turnwise._native", "fingerprint"),
     "on_event": ("turnwise.events", "on_event"),
 }
 

@@ -58,7 +58,7 @@ def test_a_failure_is_told_with_its_statement_and_nothing_else(writer, heard):
     wait_until(lambda: heard)
     (event,) = heard
     assert (event.kind, event.error, event.stop) == ("failure", "Constraint", "not_retryable")
-    assert event.statement == f"{turnwise._native.fingerprint(sql):016x}"
+    assert event.statement == f"{turnwise.fingerprint(sql):016x}"
     assert "bad" not in repr(event)
 
 
