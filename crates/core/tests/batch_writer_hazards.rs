@@ -310,6 +310,28 @@ fn a_flush_comes_after_the_outcomes() {
 }
 
 #[test]
+fn a_flush_does_not_fail_for_the_writes_before_it() {
+    let database = database(&["CREATE TABLE t(id INTEGER PRIMARY KEY)"]);
+    let (sender, receiver) = mpsc::channel();
+    let outbox = Outbox::new(Channel(sender));
+    let writer = &database.writer;
+    std::thread::scope(|scope| {
+        let lane = writer.transaction(&Call::default()).unwrap();
+        let flush = scope.spawn(|| {
+            writer.submit(sql("INSERT INTO t VALUES (1)"), None, &outbox, 1).unwrap();
+            writer.flush(&Call::default())
+        });
+        // Time for the flush to queue up behind the write.
+        std::thread::sleep(Duration::from_millis(200));
+        std::fs::remove_file(database.path()).unwrap();
+        lane.roll_back();
+        flush.join().unwrap().unwrap();
+    });
+    let (_, outcome) = receiver.try_recv().expect("flush was faster than the outcome");
+    assert_eq!(outcome.unwrap_err().kind(), ErrorKind::FileReplaced);
+}
+
+#[test]
 fn the_end_of_the_process_waits_for_writers_that_are_gone() {
     let database = database(&["CREATE TABLE t(id INTEGER PRIMARY KEY)"]);
     let path = database.path();
