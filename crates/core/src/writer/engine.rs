@@ -112,25 +112,12 @@ impl Engine {
     }
 
     /// The settings in effect; the first caller whom nothing stops applies them.
+    ///
+    /// A failure is its caller's own: another may have more time, or not have been interrupted.
     pub(super) fn settings(&self, patience: &Patience<'_>) -> Result<FileSettings> {
-        let mut settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = &*settings {
-            return Ok(known.clone());
-        }
-        // A failure is its caller's own: another may have more time, or not have been interrupted.
-        let known = self.configure(patience)?;
-        *settings = Some(known.clone());
-        Ok(known)
-    }
-
-    fn configure(&self, patience: &Patience<'_>) -> Result<FileSettings> {
         let mut delays = self.options.policy.delays(fresh_seed());
         loop {
-            let (journal_mode, foreign_keys) =
-                (self.options.journal_mode, self.options.foreign_keys);
-            let outcome =
-                self.with_store(|store| store.configure(&self.path, journal_mode, foreign_keys));
-            let failure = match outcome {
+            let failure = match self.try_settings() {
                 Ok(settings) => return Ok(settings),
                 Err(failure) => failure,
             };
@@ -148,6 +135,19 @@ impl Engine {
             add(&self.counters.lock_retries, 1);
             std::thread::sleep(Duration::from_nanos(delays.next_ns()).min(SLICE));
         }
+    }
+
+    fn try_settings(&self) -> std::result::Result<FileSettings, Failure> {
+        // Held for one try, not while its caller waits: the others have time-outs of their own.
+        let mut settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = &*settings {
+            return Ok(known.clone());
+        }
+        let (journal_mode, foreign_keys) = (self.options.journal_mode, self.options.foreign_keys);
+        let known =
+            self.with_store(|store| store.configure(&self.path, journal_mode, foreign_keys))?;
+        *settings = Some(known.clone());
+        Ok(known)
     }
 
     /// Starts the writer thread, unless it runs.
