@@ -332,23 +332,6 @@ fn a_flush_does_not_fail_for_the_writes_before_it() {
 }
 
 #[test]
-fn the_end_of_the_process_waits_for_writers_that_are_gone() {
-    let database = database(&["CREATE TABLE t(id INTEGER PRIMARY KEY)"]);
-    let path = database.path();
-    let (sender, receiver) = mpsc::channel();
-    let outbox = Outbox::new(Channel(sender));
-    for token in 0..500 {
-        let insert = Unit::many("INSERT INTO t(id) VALUES (NULL)", vec![Params::NONE; 100]);
-        database.writer.submit(insert, None, &outbox, token).unwrap();
-    }
-    let Database { folder, writer } = database;
-    drop(writer);
-    turnwise::writer::drain_all(Duration::from_secs(30)).unwrap();
-    assert_eq!(receiver.try_iter().filter(|(_, outcome)| outcome.is_ok()).count(), 500);
-    drop((folder, path));
-}
-
-#[test]
 fn a_write_that_spoils_half_a_group_spoils_nobody_elses() {
     let mut options = WriterOptions::default();
     options.foreign_keys = true;

@@ -41,6 +41,9 @@ pub(crate) trait Executor<J, T>: Send + Sync {
         None
     }
 
+    /// Notes that `jobs` failed because no transaction could be begun for them.
+    fn refused(&self, _jobs: usize) {}
+
     /// Ends the open transaction without a trace, whatever state it is in.
     fn roll_back(&self);
 
@@ -164,6 +167,8 @@ fn run_group<J: Send + 'static, T: Send + 'static>(
         Ok(false) => return handoff.leave_lane(false),
         Err(error) => {
             handoff.drain(&mut group, true);
+            let waits = |entry: &&Entry<J, T>| executor.pass(&entry.request.job).is_some();
+            executor.refused(group.len() - group.iter().filter(waits).count());
             let outcomes = group.iter().map(|_| Err(error.clone())).collect();
             return handoff.finish(told(executor, group, outcomes), false);
         }

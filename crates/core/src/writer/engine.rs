@@ -276,6 +276,10 @@ impl Executor<Job, Done> for Engine {
         matches!(job, Job::Barrier).then(|| Done::Written(Written::default()))
     }
 
+    fn refused(&self, jobs: usize) {
+        add(&self.counters.failed, jobs as u64);
+    }
+
     fn roll_back(&self) {
         if let Some(store) = &mut *self.store.enter() {
             store.roll_back();
