@@ -31,6 +31,7 @@ pub(super) struct Engine {
     settings: StdMutex<Option<FileSettings>>,
     handles: AtomicUsize,
     serving: AtomicBool,
+    starting: StdMutex<()>,
     upkeep: AtomicBool,
     pacing: Mutex<Delays>,
     pub(super) counters: Counters,
@@ -52,6 +53,7 @@ impl Engine {
             settings: StdMutex::new(None),
             handles: AtomicUsize::new(1),
             serving: AtomicBool::new(false),
+            starting: StdMutex::new(()),
             upkeep: AtomicBool::new(false),
             pacing: Mutex::new(options.policy.delays(fresh_seed())),
             counters: Counters::default(),
@@ -152,19 +154,24 @@ impl Engine {
 
     /// Starts the writer thread, unless it runs.
     pub(super) fn serve(self: &Arc<Self>) -> Result<()> {
-        if self.serving.load(Ordering::Relaxed) || self.serving.swap(true, Ordering::AcqRel) {
+        if self.serving.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        // Whoever comes second must know whether it started: a write that nobody serves waits for ever.
+        let _starting = self.starting.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.serving.load(Ordering::Acquire) {
             return Ok(());
         }
         let engine = Arc::clone(self);
         let thread = std::thread::Builder::new().name("turnwise-writer".into());
         let started = thread.spawn(move || worker::work(&engine.handoff, &*engine));
         if let Err(error) = started {
-            self.serving.store(false, Ordering::Release);
             return Err(Error::new(
                 ErrorKind::OutOfMemory,
                 format!("the writer thread could not be started: {error}"),
             ));
         }
+        self.serving.store(true, Ordering::Release);
         Ok(())
     }
 
