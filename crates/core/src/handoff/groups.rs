@@ -82,8 +82,7 @@ impl<J: Send + 'static, T: Send + 'static> Handoff<J, T> {
 
     /// Tells submitters whose deadline has passed; blocked callers see to theirs themselves.
     ///
-    /// Lets go of the lock while it tells. A lane that is free is taken meanwhile: a flush must not
-    /// find nothing left to wait for.
+    /// Lets go of the lock while it tells.
     pub(crate) fn expire(&self, state: &mut MutexGuard<'_, State<J, T>>) {
         loop {
             let locked = state.locked;
@@ -93,19 +92,14 @@ impl<J: Send + 'static, T: Send + 'static> Handoff<J, T> {
             }
             state.cancelled += late.len() as u64;
             let calls = self.room_came(state);
-            let free = state.lane == Lane::Free;
-            if free {
-                state.lane = Lane::Writer;
-            }
+            state.telling = true;
             unlocked(state, || {
                 run_all(calls);
                 for entry in late {
                     entry.promise.fulfil(Err(expired(locked)));
                 }
             });
-            if free {
-                state.lane = Lane::Free;
-            }
+            state.telling = false;
         }
     }
 

@@ -43,6 +43,8 @@ pub(crate) struct State<J, T> {
     pub(super) parked: bool,
     /// The writer thread waits for callers of the last group.
     pub(super) gathering: bool,
+    /// The writer thread tells submitters that their time is up, whoever has the lane.
+    pub(super) telling: bool,
     /// The database's lock has kept the writer thread from beginning.
     pub(super) locked: bool,
     /// The writer thread has upkeep to do (a checkpoint) once nobody waits.
@@ -71,6 +73,7 @@ impl<J, T> State<J, T> {
             returning: 0,
             parked: false,
             gathering: false,
+            telling: false,
             locked: false,
             upkeep: false,
             closing: false,
