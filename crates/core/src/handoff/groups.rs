@@ -92,12 +92,14 @@ impl<J: Send + 'static, T: Send + 'static> Handoff<J, T> {
             }
             state.cancelled += late.len() as u64;
             let calls = self.room_came(state);
+            state.telling = true;
             unlocked(state, || {
                 run_all(calls);
                 for entry in late {
                     entry.promise.fulfil(Err(expired(locked)));
                 }
             });
+            state.telling = false;
         }
     }
 

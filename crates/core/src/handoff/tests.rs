@@ -304,3 +304,19 @@ fn the_lane_is_known_by_its_owner() {
     handoff.leave_turn(turn, false);
     assert!(handoff.is_idle());
 }
+
+#[test]
+fn time_outs_in_a_long_queue_hold_nobody_up() {
+    let handoff = Handoff::new(Limits { max_batch: 3, max_rows: 100_000, max_bytes: 1 << 30 });
+    let inbox = Arc::new(Inbox::default());
+    let now = Instant::now();
+    for number in 0..100_000 {
+        let deadline = now + Duration::from_secs(if number % 2 == 0 { 0 } else { 3600 });
+        offer(&handoff, &inbox, Some(deadline)).unwrap();
+    }
+    let began = Instant::now();
+    handoff.expire(&mut handoff.lock());
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert_eq!(inbox.0.lock().unwrap().len(), 50_000);
+    assert_eq!(handoff.lock().load(), (50_000, 500_000, 50_000));
+}

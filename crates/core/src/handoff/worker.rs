@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::queue::{Entry, Handoff};
 use super::state::{Lane, State};
-use super::ticket::Outcome;
+use super::ticket::{Outcome, Promise};
 use crate::error::{Error, ErrorKind};
 use crate::sync::{MutexGuard, now};
 
@@ -40,6 +40,9 @@ pub(crate) trait Executor<J, T>: Send + Sync {
     fn pass(&self, _job: &J) -> Option<T> {
         None
     }
+
+    /// Notes that `jobs` failed because no transaction could be begun for them.
+    fn refused(&self, _jobs: usize) {}
 
     /// Ends the open transaction without a trace, whatever state it is in.
     fn roll_back(&self);
@@ -164,8 +167,10 @@ fn run_group<J: Send + 'static, T: Send + 'static>(
         Ok(false) => return handoff.leave_lane(false),
         Err(error) => {
             handoff.drain(&mut group, true);
-            let group = group.into_iter().map(|entry| (entry.promise, Err(error.clone())));
-            return handoff.finish(group, false);
+            let waits = |entry: &&Entry<J, T>| executor.pass(&entry.request.job).is_some();
+            executor.refused(group.len() - group.iter().filter(waits).count());
+            let outcomes = group.iter().map(|_| Err(error.clone())).collect();
+            return handoff.finish(told(executor, group, outcomes), false);
         }
     }
     match group.first().map(|first| (first.seq, first.request.turn)) {
@@ -188,14 +193,25 @@ fn run_group<J: Send + 'static, T: Send + 'static>(
                     group.iter().map(|_| Err(panicked())).collect()
                 });
             let upkeep = executor.upkeep_due();
-            let promises = group.into_iter().map(|entry| entry.promise);
-            handoff.finish(promises.zip(outcomes), upkeep);
+            handoff.finish(told(executor, group, outcomes), upkeep);
             if upkeep {
                 executor.upkeep();
                 handoff.leave_lane(false);
             }
         }
     }
+}
+
+/// What the members of a group are told. One that wanted nothing but its turn has had it, whatever
+/// became of the others.
+fn told<J: Send + 'static, T: Send + 'static>(
+    executor: &dyn Executor<J, T>,
+    group: Vec<Entry<J, T>>,
+    outcomes: Vec<Outcome<T>>,
+) -> impl Iterator<Item = (Promise<T>, Outcome<T>)> {
+    group.into_iter().zip(outcomes).map(|(entry, outcome)| {
+        (entry.promise, executor.pass(&entry.request.job).map_or(outcome, Ok))
+    })
 }
 
 /// Waits for the database's write lock while somebody wants it. `false`: nobody does any more.

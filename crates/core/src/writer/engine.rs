@@ -31,6 +31,7 @@ pub(super) struct Engine {
     settings: StdMutex<Option<FileSettings>>,
     handles: AtomicUsize,
     serving: AtomicBool,
+    starting: StdMutex<()>,
     upkeep: AtomicBool,
     pacing: Mutex<Delays>,
     pub(super) counters: Counters,
@@ -52,6 +53,7 @@ impl Engine {
             settings: StdMutex::new(None),
             handles: AtomicUsize::new(1),
             serving: AtomicBool::new(false),
+            starting: StdMutex::new(()),
             upkeep: AtomicBool::new(false),
             pacing: Mutex::new(options.policy.delays(fresh_seed())),
             counters: Counters::default(),
@@ -112,25 +114,12 @@ impl Engine {
     }
 
     /// The settings in effect; the first caller whom nothing stops applies them.
+    ///
+    /// A failure is its caller's own: another may have more time, or not have been interrupted.
     pub(super) fn settings(&self, patience: &Patience<'_>) -> Result<FileSettings> {
-        let mut settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = &*settings {
-            return Ok(known.clone());
-        }
-        // A failure is its caller's own: another may have more time, or not have been interrupted.
-        let known = self.configure(patience)?;
-        *settings = Some(known.clone());
-        Ok(known)
-    }
-
-    fn configure(&self, patience: &Patience<'_>) -> Result<FileSettings> {
         let mut delays = self.options.policy.delays(fresh_seed());
         loop {
-            let (journal_mode, foreign_keys) =
-                (self.options.journal_mode, self.options.foreign_keys);
-            let outcome =
-                self.with_store(|store| store.configure(&self.path, journal_mode, foreign_keys));
-            let failure = match outcome {
+            let failure = match self.try_settings() {
                 Ok(settings) => return Ok(settings),
                 Err(failure) => failure,
             };
@@ -150,21 +139,39 @@ impl Engine {
         }
     }
 
+    fn try_settings(&self) -> std::result::Result<FileSettings, Failure> {
+        // Held for one try, not while its caller waits: the others have time-outs of their own.
+        let mut settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = &*settings {
+            return Ok(known.clone());
+        }
+        let (journal_mode, foreign_keys) = (self.options.journal_mode, self.options.foreign_keys);
+        let known =
+            self.with_store(|store| store.configure(&self.path, journal_mode, foreign_keys))?;
+        *settings = Some(known.clone());
+        Ok(known)
+    }
+
     /// Starts the writer thread, unless it runs.
     pub(super) fn serve(self: &Arc<Self>) -> Result<()> {
-        if self.serving.load(Ordering::Relaxed) || self.serving.swap(true, Ordering::AcqRel) {
+        if self.serving.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        // Whoever comes second must know whether it started: a write that nobody serves waits for ever.
+        let _starting = self.starting.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.serving.load(Ordering::Acquire) {
             return Ok(());
         }
         let engine = Arc::clone(self);
         let thread = std::thread::Builder::new().name("turnwise-writer".into());
         let started = thread.spawn(move || worker::work(&engine.handoff, &*engine));
         if let Err(error) = started {
-            self.serving.store(false, Ordering::Release);
             return Err(Error::new(
                 ErrorKind::OutOfMemory,
                 format!("the writer thread could not be started: {error}"),
             ));
         }
+        self.serving.store(true, Ordering::Release);
         Ok(())
     }
 
@@ -274,6 +281,10 @@ impl Executor<Job, Done> for Engine {
 
     fn pass(&self, job: &Job) -> Option<Done> {
         matches!(job, Job::Barrier).then(|| Done::Written(Written::default()))
+    }
+
+    fn refused(&self, jobs: usize) {
+        add(&self.counters.failed, jobs as u64);
     }
 
     fn roll_back(&self) {

@@ -25,7 +25,10 @@ pub(super) fn run(
             lane.give();
             return Err(place);
         }
-        Begin::Failed(error) => Err(error),
+        Begin::Failed(error) => {
+            engine.refused(1);
+            Err(error)
+        }
         Begin::Ready if request.turn.is_some() => {
             let id = engine.handoff.take_turn(options.hold_limit);
             lane.give();

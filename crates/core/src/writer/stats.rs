@@ -51,7 +51,7 @@ counters! {
     submitted,
     /// Writes committed.
     committed,
-    /// Writes that ended in an error after they had begun.
+    /// Writes that ended in an error; those that were cancelled are counted apart.
     failed,
     /// Transactions committed.
     transactions,
