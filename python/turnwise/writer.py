@@ -53,7 +53,7 @@ class WriterStats:
     committed: int
     """Writes committed."""
     failed: int
-    """Writes that ended in an error after they had begun."""
+    """Writes that ended in an error; those that were cancelled are counted apart."""
     cancelled: int
     """Writes taken back before they had begun: cancelled or timed out."""
     transactions: int

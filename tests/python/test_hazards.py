@@ -130,3 +130,25 @@ def test_ctrl_c_ends_an_inline_commit_that_waits(read_locked: BatchWriter) -> No
         read_locked.execute("INSERT INTO t DEFAULT VALUES")
     assert time.monotonic() - begun < 5
     interrupter.join()
+
+
+def test_ctrl_c_in_a_group_that_waits_tells_the_outcome(read_locked: BatchWriter) -> None:
+    entered = threading.Event()
+
+    def keep_the_others_waiting() -> None:
+        with pytest.raises(InterruptedError), read_locked.transaction():
+            entered.set()
+            time.sleep(0.3)
+            raise InterruptedError
+
+    holder = threading.Thread(target=keep_the_others_waiting)
+    holder.start()
+    entered.wait()
+    interrupter = threading.Timer(0.8, os.kill, (os.getpid(), signal.SIGINT))
+    interrupter.start()
+    with pytest.raises(KeyboardInterrupt) as interrupted:
+        read_locked.execute("INSERT INTO t DEFAULT VALUES", timeout=2)
+    notes = getattr(interrupted.value, "__notes__", [])
+    assert any("the interrupted write failed: database is locked" in note for note in notes)
+    interrupter.join()
+    holder.join()

@@ -3,8 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Command, Stdio};
-use std::sync::{Arc, Barrier};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Barrier, mpsc};
 use std::time::{Duration, Instant};
 
 use turnwise::ErrorKind;
@@ -199,21 +200,63 @@ fn a_transaction_owns_the_connection_and_is_bounded() {
     assert_eq!(rows, vec![vec![Value::Integer(1)], vec![Value::Integer(4)]]);
 }
 
-#[test]
-fn a_locked_database_is_waited_for_and_named() {
-    let database = database();
-    let path = database.folder.path().join("app.db");
+/// Another process that holds the write lock until it reads something else.
+fn locked_by_another_process(path: &Path, schema: &str) -> Child {
     let mut holder = Command::new("sqlite3")
-        .arg(&path)
+        .arg(path)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .expect("this test needs Debian's package sqlite3");
     let stdin = holder.stdin.as_mut().unwrap();
-    writeln!(stdin, "BEGIN IMMEDIATE; SELECT 'held';").unwrap();
+    writeln!(stdin, "{schema}; BEGIN IMMEDIATE; SELECT 'held';").unwrap();
     let mut line = String::new();
     BufReader::new(holder.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
     assert_eq!(line.trim(), "held");
+    holder
+}
+
+#[test]
+fn whoever_opens_a_locked_file_waits_by_their_own_time_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.db");
+    // Not in WAL mode yet: opening has to change that, and needs the lock for it.
+    let mut holder = locked_by_another_process(&path, "CREATE TABLE t(v)");
+    let open = |call: &Call<'_>| {
+        let began = Instant::now();
+        let opened = BatchWriter::open_with(&path, WriterOptions::default(), call);
+        (opened, began.elapsed())
+    };
+    let (waits, has_waited) = mpsc::channel();
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| {
+            let interrupted = move || waits.send(()).is_err();
+            open(&Call {
+                timeout: Some(Duration::from_secs(20)),
+                interrupted: &interrupted,
+                ..Call::default()
+            })
+        });
+        has_waited.recv().unwrap();
+        let (opened, took) =
+            open(&Call { timeout: Some(Duration::from_millis(200)), ..Call::default() });
+        assert_eq!(opened.unwrap_err().kind(), ErrorKind::LockTimeout);
+        assert!(took < Duration::from_secs(10), "{took:?}");
+        let (opened, took) = open(&Call { interrupted: &|| true, ..Call::default() });
+        assert_eq!(opened.unwrap_err().kind(), ErrorKind::WriteCancelled);
+        assert!(took < Duration::from_secs(10), "{took:?}");
+        writeln!(holder.stdin.as_mut().unwrap(), "COMMIT;\n.quit").unwrap();
+        let (opened, _) = first.join().unwrap();
+        opened.unwrap().execute(sql("INSERT INTO t VALUES (1)")).unwrap();
+    });
+    holder.wait().unwrap();
+}
+
+#[test]
+fn a_locked_database_is_waited_for_and_named() {
+    let database = database();
+    let path = database.folder.path().join("app.db");
+    let mut holder = locked_by_another_process(&path, "");
     let call = Call { timeout: Some(Duration::from_millis(300)), ..Call::default() };
     let began = Instant::now();
     let error = database.writer.execute_with(insert(1), &call).outcome.unwrap_err();

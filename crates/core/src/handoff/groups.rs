@@ -70,7 +70,6 @@ impl<J: Send + 'static, T: Send + 'static> Handoff<J, T> {
                 group.push(entry);
             }
         }
-        state.cancelled += late.len() as u64;
         let calls = self.room_came(&mut state);
         drop(state);
         run_all(calls);
@@ -87,12 +86,13 @@ impl<J: Send + 'static, T: Send + 'static> Handoff<J, T> {
             if late.is_empty() {
                 return;
             }
-            state.cancelled += late.len() as u64;
             let calls = self.room_came(state);
+            state.telling = true;
             unlocked(state, || {
                 run_all(calls);
                 self.tell_expired(late, locked);
             });
+            state.telling = false;
         }
     }
 

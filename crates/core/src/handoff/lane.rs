@@ -47,10 +47,10 @@ impl<J: Send + 'static, T: Send + 'static> Handoff<J, T> {
         id
     }
 
-    /// Whether nothing is queued and nobody has the lane.
+    /// Whether nothing is queued, nobody has the lane, and everybody who left a write was told.
     pub(crate) fn is_idle(&self) -> bool {
         let state = self.state.lock();
-        state.queue.is_empty() && state.lane == Lane::Free
+        state.queue.is_empty() && state.lane == Lane::Free && !state.telling
     }
 
     /// Wakes the writer thread if it is parked.

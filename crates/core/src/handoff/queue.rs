@@ -62,8 +62,9 @@ pub(crate) enum Withdrawn {
     Begun,
 }
 
-/// Hears of a job that failed before it had begun, and of what its caller is told.
-type OnRefused<J> = dyn Fn(&J, &Error) + Send + Sync;
+/// Hears of a job that left the queue before it had begun, and of its caller's error if its deadline
+/// had passed.
+type OnLeft<J> = dyn Fn(&J, Option<&Error>) + Send + Sync;
 
 /// The queue, the lane, and the conditions on which threads wait.
 pub(crate) struct Handoff<J, T> {
@@ -73,7 +74,7 @@ pub(crate) struct Handoff<J, T> {
     /// Callers wait here for room in the queue, and for the end.
     pub(super) space: Condvar,
     pub(super) limits: Limits,
-    pub(super) refused: Box<OnRefused<J>>,
+    left: Box<OnLeft<J>>,
     pub(super) me: std::sync::Weak<Self>,
 }
 
@@ -83,17 +84,17 @@ impl<J: Send + 'static, T: Send + 'static> Handoff<J, T> {
         Self::watched(limits, |_, _| {})
     }
 
-    /// Tells `refused` of jobs that failed before they had begun.
+    /// Tells `left` of jobs that leave the queue before they have begun.
     pub(crate) fn watched(
         limits: Limits,
-        refused: impl Fn(&J, &Error) + Send + Sync + 'static,
+        left: impl Fn(&J, Option<&Error>) + Send + Sync + 'static,
     ) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
             state: Mutex::new(State::new()),
             work: Condvar::new(),
             space: Condvar::new(),
             limits,
-            refused: Box::new(refused),
+            left: Box::new(left),
             me: me.clone(),
         })
     }
@@ -126,9 +127,7 @@ impl<J: Send + 'static, T: Send + 'static> Handoff<J, T> {
             match self.take_back(seq) {
                 Some((job, locked)) => {
                     let error = if over { expired(locked) } else { cancelled() };
-                    if over {
-                        (self.refused)(&job, &error);
-                    }
+                    (self.left)(&job, over.then_some(&error));
                     return (Err(error), Pickup::uncounted(), false);
                 }
                 None => begun = true,
@@ -139,7 +138,10 @@ impl<J: Send + 'static, T: Send + 'static> Handoff<J, T> {
     /// Takes a job back, if it has not begun.
     pub(crate) fn withdraw(&self, seq: u64) -> Withdrawn {
         match self.take_back(seq) {
-            Some((_, locked)) => Withdrawn::NotBegun { locked },
+            Some((job, locked)) => {
+                (self.left)(&job, None);
+                Withdrawn::NotBegun { locked }
+            }
             None => Withdrawn::Begun,
         }
     }
@@ -150,7 +152,6 @@ impl<J: Send + 'static, T: Send + 'static> Handoff<J, T> {
         let at = state.queue.binary_search_by_key(&seq, |entry| entry.seq).ok()?;
         let locked = state.locked;
         let entry = state.remove(at)?;
-        state.cancelled += 1;
         let calls = self.room_came(&mut state);
         if state.parked {
             // The writer thread may be waiting for a lock that nobody needs any more.
@@ -164,10 +165,14 @@ impl<J: Send + 'static, T: Send + 'static> Handoff<J, T> {
 
     /// Tells callers whose deadline passed before their jobs had begun. `locked`: the database's lock
     /// was the reason.
-    pub(super) fn tell_expired(&self, entries: Vec<Entry<J, T>>, locked: bool) {
+    pub(super) fn tell_expired(
+        &self,
+        entries: impl IntoIterator<Item = Entry<J, T>>,
+        locked: bool,
+    ) {
         for entry in entries {
             let error = expired(locked);
-            (self.refused)(&entry.request.job, &error);
+            (self.left)(&entry.request.job, Some(&error));
             entry.promise.fulfil(Err(error));
         }
     }

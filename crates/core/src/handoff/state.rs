@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::mem;
 use std::time::Instant;
 
 use super::queue::{Entry, Limits};
@@ -42,6 +43,8 @@ pub(crate) struct State<J, T> {
     pub(super) parked: bool,
     /// The writer thread waits for callers of the last group.
     pub(super) gathering: bool,
+    /// The writer thread tells submitters that their time is up, whoever has the lane.
+    pub(super) telling: bool,
     /// The database's lock has kept the writer thread from beginning.
     pub(super) locked: bool,
     /// The writer thread has upkeep to do (a checkpoint) once nobody waits.
@@ -51,7 +54,6 @@ pub(crate) struct State<J, T> {
     /// Blocked callers in order of arrival, by number; only the first may enter the queue.
     pub(super) doorway: VecDeque<u64>,
     pub(super) space_calls: Vec<SpaceCall>,
-    pub(super) cancelled: u64,
 }
 
 pub(super) type SpaceCall = Box<dyn FnOnce() + Send>;
@@ -70,13 +72,13 @@ impl<J, T> State<J, T> {
             returning: 0,
             parked: false,
             gathering: false,
+            telling: false,
             locked: false,
             upkeep: false,
             closing: false,
             closed: false,
             doorway: VecDeque::new(),
             space_calls: Vec::new(),
-            cancelled: 0,
         }
     }
 
@@ -98,9 +100,9 @@ impl<J, T> State<J, T> {
             || self.rows + rows <= limits.max_rows && self.bytes + bytes <= limits.max_bytes
     }
 
-    /// Rows and bytes in the queue, and how many jobs were taken back so far.
-    pub(crate) fn load(&self) -> (usize, usize, u64) {
-        (self.rows, self.bytes, self.cancelled)
+    /// Rows and bytes in the queue.
+    pub(crate) fn load(&self) -> (usize, usize) {
+        (self.rows, self.bytes)
     }
 
     /// Whether a request may enter the queue now, behind nobody.
@@ -110,12 +112,16 @@ impl<J, T> State<J, T> {
 
     pub(super) fn remove(&mut self, at: usize) -> Option<Entry<J, T>> {
         let entry = self.queue.remove(at)?;
+        self.count_out(&entry);
+        Some(entry)
+    }
+
+    fn count_out(&mut self, entry: &Entry<J, T>) {
         self.rows -= entry.request.rows;
         self.bytes -= entry.request.bytes;
         self.strict -= usize::from(entry.request.strict);
         // Whoever comes next has not waited for the lock.
         self.locked &= !self.queue.is_empty();
-        Some(entry)
     }
 
     /// A number that no job, no place in the doorway and no turn has had.
@@ -126,16 +132,20 @@ impl<J, T> State<J, T> {
     }
 
     /// Removes what submitters left whose deadline has come.
-    pub(super) fn take_late(&mut self, now: Instant) -> Vec<Entry<J, T>> {
-        let mut late = Vec::new();
-        let mut at = 0;
-        while let Some(entry) = self.queue.get(at) {
-            let sink = matches!(entry.promise.reply(), Some(Reply::Sink(..)));
-            if sink && entry.deadline.is_some_and(|deadline| deadline <= now) {
-                late.extend(self.remove(at));
-            } else {
-                at += 1;
-            }
+    pub(super) fn take_late(&mut self, now: Instant) -> VecDeque<Entry<J, T>> {
+        let is_late = |entry: &Entry<J, T>| {
+            matches!(entry.promise.reply(), Some(Reply::Sink(..)))
+                && entry.deadline.is_some_and(|deadline| deadline <= now)
+        };
+        if !self.queue.iter().any(is_late) {
+            return VecDeque::new();
+        }
+        // All at once: each that leaves alone moves up to half of the queue (5.9 s for 50,000 of
+        // 100,000, with the lock held).
+        let (late, others) = mem::take(&mut self.queue).into_iter().partition(is_late);
+        self.queue = others;
+        for entry in &late {
+            self.count_out(entry);
         }
         late
     }

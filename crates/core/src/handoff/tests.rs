@@ -116,7 +116,7 @@ fn a_full_queue_is_refused_with_its_numbers_and_room_is_reported() {
     assert_eq!(handoff.withdraw(first), Withdrawn::NotBegun { locked: false });
     assert_eq!(calls.load(Ordering::Relaxed), 1);
     assert!(offer(&handoff, &inbox, None).is_ok());
-    assert_eq!(handoff.lock().load(), (1, 10, 1));
+    assert_eq!(handoff.lock().load(), (1, 10));
 }
 
 #[test]
@@ -237,7 +237,7 @@ fn a_group_takes_no_more_than_its_bound_and_no_strict_job_without_sync() {
         sizes.push(group.iter().map(|entry| entry.request.rows).collect::<Vec<_>>());
     }
     assert_eq!(sizes, [vec![9], vec![1, 2], vec![], vec![1, 1]]);
-    assert_eq!(handoff.lock().load(), (0, 0, 0));
+    assert_eq!(handoff.lock().load(), (0, 0));
     assert!(!handoff.lock().wants_sync());
 }
 
@@ -303,4 +303,20 @@ fn the_lane_is_known_by_its_owner() {
     assert_eq!(handoff.check_reentry().unwrap_err().kind(), ErrorKind::WriterReentered);
     handoff.leave_turn(turn, false);
     assert!(handoff.is_idle());
+}
+
+#[test]
+fn time_outs_in_a_long_queue_hold_nobody_up() {
+    let handoff = Handoff::new(Limits { max_batch: 3, max_rows: 100_000, max_bytes: 1 << 30 });
+    let inbox = Arc::new(Inbox::default());
+    let now = Instant::now();
+    for number in 0..100_000 {
+        let deadline = now + Duration::from_secs(if number % 2 == 0 { 0 } else { 3600 });
+        offer(&handoff, &inbox, Some(deadline)).unwrap();
+    }
+    let began = Instant::now();
+    handoff.expire(&mut handoff.lock());
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert_eq!(inbox.0.lock().unwrap().len(), 50_000);
+    assert_eq!(handoff.lock().load(), (50_000, 500_000));
 }

@@ -18,15 +18,30 @@ pub(crate) type Outcome<T> = Result<T>;
 pub(crate) struct Ticket<T> {
     slot: Mutex<Option<(Outcome<T>, u64)>>,
     done: Condvar,
+    /// Stays when the outcome has been taken.
+    #[cfg(all(test, shuttle))]
+    told: std::sync::atomic::AtomicBool,
 }
 
 impl<T> Ticket<T> {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { slot: Mutex::new(None), done: Condvar::new() })
+        Arc::new(Self {
+            slot: Mutex::new(None),
+            done: Condvar::new(),
+            #[cfg(all(test, shuttle))]
+            told: std::sync::atomic::AtomicBool::new(false),
+        })
+    }
+
+    #[cfg(all(test, shuttle))]
+    pub(super) fn is_told(&self) -> bool {
+        self.told.load(std::sync::atomic::Ordering::Relaxed)
     }
 
     pub(crate) fn complete(&self, outcome: Outcome<T>, group: u64) {
         *self.slot.lock() = Some((outcome, group));
+        #[cfg(all(test, shuttle))]
+        self.told.store(true, std::sync::atomic::Ordering::Relaxed);
         self.done.notify_one();
     }
 

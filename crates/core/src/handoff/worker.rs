@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::queue::{Entry, Handoff};
 use super::state::{Lane, State};
-use super::ticket::Outcome;
+use super::ticket::{Outcome, Promise};
 use crate::error::{Error, ErrorKind};
 use crate::sync::{MutexGuard, now};
 
@@ -40,6 +40,9 @@ pub(crate) trait Executor<J, T>: Send + Sync {
     fn pass(&self, _job: &J) -> Option<T> {
         None
     }
+
+    /// Notes that a job failed because no transaction could be begun for it.
+    fn refused(&self, _job: &J, _error: &Error) {}
 
     /// Ends the open transaction without a trace, whatever state it is in.
     fn roll_back(&self);
@@ -159,18 +162,19 @@ fn run_group<J: Send + 'static, T: Send + 'static>(
     let sync = state.wants_sync();
     drop(state);
     let mut group = Vec::new();
-    match take_lock(handoff, executor, sync) {
-        Ok(true) => handoff.drain(&mut group, sync),
-        Ok(false) => return handoff.leave_lane(false),
+    let sync = match take_lock(handoff, executor, sync) {
+        Ok(Some(sync)) => sync,
+        Ok(None) => return handoff.leave_lane(false),
         Err(error) => {
             handoff.drain(&mut group, true);
-            let refuse = |entry: Entry<J, T>| {
-                (handoff.refused)(&entry.request.job, &error);
-                (entry.promise, Err(error.clone()))
-            };
-            return handoff.finish(group.into_iter().map(refuse), false);
+            for entry in &group {
+                executor.refused(&entry.request.job, &error);
+            }
+            let outcomes = group.iter().map(|_| Err(error.clone())).collect();
+            return handoff.finish(told(executor, group, outcomes), false);
         }
-    }
+    };
+    handoff.drain(&mut group, sync);
     match group.first().map(|first| (first.seq, first.request.turn)) {
         // Everybody gave up meanwhile, or the first job wants more sync than this transaction has.
         None => {
@@ -191,8 +195,7 @@ fn run_group<J: Send + 'static, T: Send + 'static>(
                     group.iter().map(|_| Err(panicked())).collect()
                 });
             let upkeep = executor.upkeep_due();
-            let promises = group.into_iter().map(|entry| entry.promise);
-            handoff.finish(promises.zip(outcomes), upkeep);
+            handoff.finish(told(executor, group, outcomes), upkeep);
             if upkeep {
                 executor.upkeep();
                 handoff.leave_lane(false);
@@ -201,34 +204,48 @@ fn run_group<J: Send + 'static, T: Send + 'static>(
     }
 }
 
-/// Waits for the database's write lock while somebody wants it. `false`: nobody does any more.
+/// What the members of a group are told. One that wanted nothing but its turn has had it, whatever
+/// became of the others.
+fn told<J: Send + 'static, T: Send + 'static>(
+    executor: &dyn Executor<J, T>,
+    group: Vec<Entry<J, T>>,
+    outcomes: Vec<Outcome<T>>,
+) -> impl Iterator<Item = (Promise<T>, Outcome<T>)> {
+    group.into_iter().zip(outcomes).map(|(entry, outcome)| {
+        (entry.promise, executor.pass(&entry.request.job).map_or(outcome, Ok))
+    })
+}
+
+/// Waits for the database's write lock while somebody wants it, and tells whether its transaction is
+/// synced. `None`: nobody wants it any more.
 fn take_lock<J: Send + 'static, T: Send + 'static>(
     handoff: &Handoff<J, T>,
     executor: &dyn Executor<J, T>,
-    sync: bool,
-) -> Result<bool, Error> {
+    mut sync: bool,
+) -> Result<Option<bool>, Error> {
     let mut attempt: u32 = 1;
     loop {
         match executor.begin(sync, attempt) {
-            Begin::Ready => return Ok(true),
+            Begin::Ready => return Ok(Some(sync)),
             Begin::Failed(error) => return Err(error),
             Begin::Locked(after) => {
                 attempt = attempt.saturating_add(1);
-                if !wait_for_lock(handoff, executor, now() + after) {
-                    return Ok(false);
+                match wait_for_lock(handoff, executor, now() + after) {
+                    Some(wanted) => sync = wanted,
+                    None => return Ok(None),
                 }
             }
         }
     }
 }
 
-/// Waits until `again`, however often the writer thread is woken meanwhile. `false`: nobody wants
-/// the lock any more.
+/// Waits until `again`, however often the writer thread is woken meanwhile, and tells whether those
+/// who wait want a sync. `None`: nobody wants the lock any more.
 fn wait_for_lock<J: Send + 'static, T: Send + 'static>(
     handoff: &Handoff<J, T>,
     executor: &dyn Executor<J, T>,
     again: Instant,
-) -> bool {
+) -> Option<bool> {
     let mut state = handoff.lock();
     loop {
         state.locked = true;
@@ -236,10 +253,10 @@ fn wait_for_lock<J: Send + 'static, T: Send + 'static>(
         handoff.let_pass(&mut state, &|job| executor.pass(job));
         if state.queue.is_empty() {
             state.locked = false;
-            return false;
+            return None;
         }
         if now() >= again {
-            return true;
+            return Some(state.wants_sync());
         }
         let until = state.next_deadline().map_or(again, |deadline| deadline.min(again));
         handoff.park(&mut state, Some(until));

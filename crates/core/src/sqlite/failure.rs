@@ -38,10 +38,10 @@ impl Failure {
     }
 
     /// Whether some of those whom it failed together may succeed without the others: a constraint that
-    /// is checked at COMMIT (a deferred foreign key) does not say whose it is, and a small write may
-    /// fit where a large one did not.
+    /// is checked at COMMIT (a deferred foreign key) does not say whose it is, a small write may fit
+    /// where a large one did not, and not every table of a malformed file is damaged.
     pub(crate) fn may_spare_some(&self) -> bool {
-        matches!(self.kind, ErrorKind::Constraint | ErrorKind::DiskFull)
+        matches!(self.kind, ErrorKind::Constraint | ErrorKind::DiskFull | ErrorKind::Corrupt)
     }
 
     pub(crate) fn into_error(self) -> Error {

@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-use super::engine::{Engine, judge, time_left};
+use super::engine::{Engine, judge};
 use super::stats::add;
-use super::waiting::Waiting;
+use super::waiting::{Waiting, time_left};
 use crate::classify::{Fate, Phase, RetryKind, Scope, Verdict};
 use crate::error::ErrorKind;
 use crate::handoff::Patience;

@@ -8,10 +8,9 @@ use std::time::{Duration, Instant};
 use super::files::{self, FileId, name_file};
 use super::group;
 use super::options::WriterOptions;
-use super::rehearsal::rehearsal_in_effect;
 use super::stats::{Counters, Timings, WriterStats, add};
 use super::unit::{Done, Job};
-use super::waiting::Waiting;
+use super::waiting::{SLICE, Waiting};
 use super::watch::Watch;
 use crate::classify::{Conditions, Dialect, Journal, Phase, RetryKind, Verdict, classify};
 use crate::error::{Error, ErrorKind, Result};
@@ -34,6 +33,7 @@ pub(super) struct Engine {
     settings: StdMutex<Option<FileSettings>>,
     handles: AtomicUsize,
     serving: AtomicBool,
+    starting: StdMutex<()>,
     upkeep: AtomicBool,
     /// The wait for the write lock, and whether there is one.
     pacing: Mutex<Waiting>,
@@ -42,7 +42,7 @@ pub(super) struct Engine {
     begun: AtomicU64,
     opened: Instant,
     pub(super) watch: Watch,
-    pub(super) counters: Counters,
+    pub(super) counters: Arc<Counters>,
     pub(super) timings: Timings,
 }
 
@@ -54,12 +54,18 @@ impl Engine {
         store: Store,
     ) -> Arc<Self> {
         let watch = Watch::new(options.observer.as_ref(), &path);
-        let hears = watch.clone();
+        let counters = Arc::new(Counters::default());
+        let (counts, hears) = (Arc::clone(&counters), watch.clone());
         Arc::new(Self {
             id,
             path,
             handoff: Handoff::watched(options.limits(), move |job: &Job, error| {
-                hears.failure(job.statement().map(|sql| &**sql), error);
+                if !matches!(job, Job::Barrier) {
+                    add(&counts.cancelled, 1);
+                    if let Some(error) = error {
+                        hears.failure(job.statement(), error);
+                    }
+                }
             }),
             interrupt: store.interrupt_handle(),
             faults: store.faults(),
@@ -67,13 +73,14 @@ impl Engine {
             settings: StdMutex::new(None),
             handles: AtomicUsize::new(1),
             serving: AtomicBool::new(false),
+            starting: StdMutex::new(()),
             upkeep: AtomicBool::new(false),
             pacing: Mutex::new(Waiting::new(options.policy)),
             waits: AtomicBool::new(false),
             begun: AtomicU64::new(0),
             opened: Instant::now(),
             watch,
-            counters: Counters::default(),
+            counters,
             timings: Timings::default(),
             options,
         })
@@ -132,25 +139,12 @@ impl Engine {
     }
 
     /// The settings in effect; the first caller whom nothing stops applies them.
+    ///
+    /// A failure is its caller's own: another may have more time, or not have been interrupted.
     pub(super) fn settings(&self, patience: &Patience<'_>) -> Result<FileSettings> {
-        let mut settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = &*settings {
-            return Ok(known.clone());
-        }
-        // A failure is its caller's own: another may have more time, or not have been interrupted.
-        let known = self.configure(patience)?;
-        *settings = Some(known.clone());
-        Ok(known)
-    }
-
-    fn configure(&self, patience: &Patience<'_>) -> Result<FileSettings> {
         let mut waiting = Waiting::new(self.options.policy);
         loop {
-            let (journal_mode, foreign_keys) =
-                (self.options.journal_mode, self.options.foreign_keys);
-            let outcome =
-                self.with_store(|store| store.configure(&self.path, journal_mode, foreign_keys));
-            let failure = match outcome {
+            let failure = match self.try_settings() {
                 Ok(settings) => {
                     waiting.end(&self.watch);
                     return Ok(settings);
@@ -172,21 +166,39 @@ impl Engine {
         }
     }
 
+    fn try_settings(&self) -> std::result::Result<FileSettings, Failure> {
+        // Held for one try, not while its caller waits: the others have time-outs of their own.
+        let mut settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = &*settings {
+            return Ok(known.clone());
+        }
+        let (journal_mode, foreign_keys) = (self.options.journal_mode, self.options.foreign_keys);
+        let known =
+            self.with_store(|store| store.configure(&self.path, journal_mode, foreign_keys))?;
+        *settings = Some(known.clone());
+        Ok(known)
+    }
+
     /// Starts the writer thread, unless it runs.
     pub(super) fn serve(self: &Arc<Self>) -> Result<()> {
-        if self.serving.load(Ordering::Relaxed) || self.serving.swap(true, Ordering::AcqRel) {
+        if self.serving.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        // Whoever comes second must know whether it started: a write that nobody serves waits for ever.
+        let _starting = self.starting.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.serving.load(Ordering::Acquire) {
             return Ok(());
         }
         let engine = Arc::clone(self);
         let thread = std::thread::Builder::new().name("turnwise-writer".into());
         let started = thread.spawn(move || worker::work(&engine.handoff, &*engine));
         if let Err(error) = started {
-            self.serving.store(false, Ordering::Release);
             return Err(Error::new(
                 ErrorKind::OutOfMemory,
                 format!("the writer thread could not be started: {error}"),
             ));
         }
+        self.serving.store(true, Ordering::Release);
         Ok(())
     }
 
@@ -209,7 +221,8 @@ impl Engine {
                 ErrorKind::FileReplaced,
                 format!(
                     "{} was deleted or replaced while it was open; the write is in neither file: \
-                     close this writer and open another",
+                     close this writer, remove the files that end in -wal and -shm (their content \
+                     would be applied to the new file), and open another",
                     self.path.display()
                 ),
             ));
@@ -266,10 +279,9 @@ impl Engine {
 
     pub(super) fn stats(&self) -> WriterStats {
         let state = self.handoff.lock();
-        let (rows, bytes, cancelled) = state.load();
+        let (rows, bytes) = state.load();
         drop(state);
         WriterStats {
-            cancelled,
             queue_rows: rows as u64,
             queue_bytes: bytes as u64,
             write_time: self.timings.write.read(),
@@ -287,18 +299,6 @@ impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Engine").field("path", &self.path).finish_non_exhaustive()
     }
-}
-
-/// How long a sleep lasts at most before the sleeper looks around again.
-pub(super) const SLICE: Duration = Duration::from_millis(50);
-
-/// A seed that differs from process to process and call to call, but in a rehearsal.
-pub(super) fn fresh_seed() -> u64 {
-    use std::hash::{BuildHasher, Hasher};
-    if let Some(rehearsal) = rehearsal_in_effect() {
-        return rehearsal.seed;
-    }
-    std::hash::RandomState::new().build_hasher().finish()
 }
 
 pub(super) fn judge(
@@ -331,6 +331,13 @@ impl Executor<Job, Done> for Engine {
 
     fn pass(&self, job: &Job) -> Option<Done> {
         matches!(job, Job::Barrier).then(|| Done::Written(Written::default()))
+    }
+
+    fn refused(&self, job: &Job, error: &Error) {
+        if !matches!(job, Job::Barrier) {
+            add(&self.counters.failed, 1);
+            self.watch.failure(job.statement(), error);
+        }
     }
 
     fn roll_back(&self) {
@@ -374,16 +381,5 @@ impl Executor<Job, Done> for Engine {
             let _ = store.close();
         }
         files::forget(self.id, &self.store);
-    }
-}
-
-/// The time that is left until `deadline`, or `None` when it has come.
-pub(super) fn time_left(deadline: Option<Instant>) -> Option<Duration> {
-    match deadline {
-        None => Some(Duration::MAX),
-        Some(deadline) => {
-            let left = deadline.saturating_duration_since(Instant::now());
-            (!left.is_zero()).then_some(left)
-        }
     }
 }

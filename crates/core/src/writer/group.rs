@@ -5,10 +5,10 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::commit::{Undone, commit_open};
-use super::engine::{Engine, SLICE, time_left};
+use super::engine::Engine;
 use super::stats::add;
 use super::unit::{Done, Job, Rows, Unit};
-use super::waiting::BUSY;
+use super::waiting::{BUSY, SLICE, time_left};
 use crate::error::{Error, ErrorKind};
 use crate::handoff::worker::{Begin, Late};
 use crate::handoff::{Entry, Outcome, Patience};
@@ -38,7 +38,8 @@ pub(super) fn run(
         Err(spoilt) => recover(engine, group, &mut outcomes, members, spoilt),
     }
     add(&engine.counters.groups, 1);
-    engine.counters.max_group.fetch_max(group.len() as u64, Ordering::Relaxed);
+    let writes = group.iter().filter(|entry| matches!(entry.request.job, Job::Write(_))).count();
+    engine.counters.max_group.fetch_max(writes as u64, Ordering::Relaxed);
     settle(engine, group, outcomes)
 }
 
@@ -121,11 +122,16 @@ fn run_members(
 fn run_job(store: &mut Store, job: &Job) -> Result<Written, Failure> {
     let Job::Write(unit) = job else { return Ok(Written::default()) };
     let ran = catch_unwind(AssertUnwindSafe(|| run_unit(store, unit)));
-    ran.unwrap_or_else(|_| {
+    let ran = ran.unwrap_or_else(|_| {
         // Half a statement may have run: only the whole transaction is known to be undone.
         store.roll_back();
         Err(Failure::new(ErrorKind::Internal, "the write panicked; nothing of it was kept"))
-    })
+    });
+    if ran.as_ref().is_err_and(|failure| failure.kind == ErrorKind::Corrupt) {
+        // SQLite lets a transaction that has met a malformed page write and commit nothing more.
+        store.roll_back();
+    }
+    ran
 }
 
 /// Runs a unit in a transaction of the writer's own. An error leaves nothing of the unit, if need be
@@ -308,7 +314,10 @@ fn settle(engine: &Engine, group: &Group, outcomes: Outcomes) -> Vec<Outcome<Don
         let outcome = outcome.unwrap_or_else(|| {
             Err(Error::new(ErrorKind::Internal, "the group ended without an outcome"))
         });
-        settle_one(engine, &entry.request.job, &outcome, now - entry.since);
+        let job = &entry.request.job;
+        if !matches!(job, Job::Barrier) {
+            settle_one(engine, job, &outcome, now - entry.since);
+        }
         outcome
     };
     group.iter().zip(outcomes).map(settle).collect()
@@ -319,7 +328,7 @@ fn settle_one(engine: &Engine, job: &Job, outcome: &Outcome<Done>, took: Duratio
         Ok(_) => add(&engine.counters.committed, 1),
         Err(error) => {
             add(&engine.counters.failed, 1);
-            engine.watch.failure(job.statement().map(|sql| &**sql), error);
+            engine.watch.failure(job.statement(), error);
         }
     }
     engine.timings.write.add(took);

@@ -28,7 +28,7 @@ pub(super) fn run(
             return Err(place);
         }
         Begin::Failed(error) => {
-            engine.watch.failure(request.job.statement().map(|sql| &**sql), &error);
+            engine.refused(&request.job, &error);
             Err(error)
         }
         Begin::Ready if request.turn.is_some() => {

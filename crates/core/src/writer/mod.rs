@@ -41,7 +41,7 @@ use engine::Engine;
 use stats::add;
 use unit::{Done, Job};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, ErrorState, Result};
 use crate::handoff::{Admission, Patience, Request, Withdrawn};
 use crate::sqlite::{Fault, FileSettings, Written};
 
@@ -291,7 +291,10 @@ impl BatchWriter {
     }
 
     fn run(&self, request: Request<Job>, call: &Call<'_>) -> Landing<Done> {
-        let statement = request.job.statement().cloned();
+        let statement = match &request.job {
+            Job::Write(unit) => Some(Arc::clone(&unit.sql)),
+            Job::Turn | Job::Barrier => None,
+        };
         match self.try_run(request, call) {
             Ok(landing) => landing,
             Err(error) => {
@@ -334,7 +337,17 @@ impl BatchWriter {
             return Ok(());
         };
         engine.serve()?;
-        engine.handoff.wait(&ticket, seq, patience).0.map(|_| ())
+        match engine.handoff.wait(&ticket, seq, patience).0 {
+            Err(error) if error.state() != ErrorState::Permanent => Err(Error::new(
+                ErrorKind::WriteTimeout,
+                format!(
+                    "the time-out passed before everything that {} was given is written; what is \
+                     queued goes on being tried until its own deadlines",
+                    engine.path().display()
+                ),
+            )),
+            waited => waited.map(|_| ()),
+        }
     }
 
     fn engine(&self, call: &Call<'_>) -> Result<&Arc<Engine>> {

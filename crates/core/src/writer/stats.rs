@@ -16,8 +16,6 @@ macro_rules! counters {
         #[non_exhaustive]
         pub struct WriterStats {
             $($(#[$doc])* pub $name: u64,)+
-            /// Writes taken back before they had begun: cancelled or timed out.
-            pub cancelled: u64,
             /// Rows in the queue now.
             pub queue_rows: u64,
             /// Bytes in the queue now, about.
@@ -33,7 +31,6 @@ macro_rules! counters {
             pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
                 [
                     $((stringify!($name), self.$name),)+
-                    ("cancelled", self.cancelled),
                     ("queue_rows", self.queue_rows),
                     ("queue_bytes", self.queue_bytes),
                 ]
@@ -57,8 +54,10 @@ counters! {
     submitted,
     /// Writes committed.
     committed,
-    /// Writes that ended in an error after they had begun.
+    /// Writes that ended in an error; those that were cancelled are counted apart.
     failed,
+    /// Writes taken back before they had begun: cancelled or timed out.
+    cancelled,
     /// Transactions committed.
     transactions,
     /// Writes that ran in their caller's thread.

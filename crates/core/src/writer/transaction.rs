@@ -20,11 +20,18 @@ pub struct Transaction {
     engine: Owned<Arc<Engine>>,
     id: u64,
     ended: AtomicBool,
+    /// The hold limit has interrupted a statement.
+    interrupted: AtomicBool,
 }
 
 impl Transaction {
     pub(super) fn new(engine: Arc<Engine>, id: u64) -> Self {
-        Self { engine: Owned::new(engine), id, ended: AtomicBool::new(false) }
+        Self {
+            engine: Owned::new(engine),
+            id,
+            ended: AtomicBool::new(false),
+            interrupted: AtomicBool::new(false),
+        }
     }
 
     /// Runs a unit of work in the transaction. It may read, and it may use savepoints.
@@ -41,7 +48,15 @@ impl Transaction {
             store.guard().allow_savepoints(true);
             let written = run_step(store, unit);
             store.guard().allow_savepoints(false);
-            written
+            written.map_err(|failure| {
+                if failure.kind != ErrorKind::Interrupted {
+                    return failure;
+                }
+                // Nothing but the hold limit interrupts, a moment before it takes the lane.
+                self.interrupted.store(true, Ordering::Release);
+                store.roll_back();
+                held_too_long()
+            })
         });
         let outcome = ran.map_err(Failure::into_error);
         outcome.inspect_err(|error| engine.watch.failure(Some(&unit.sql), error))
@@ -103,12 +118,8 @@ impl Transaction {
     }
 
     fn check_store(&self, engine: &Engine, store: &Store) -> Result<(), Failure> {
-        if !engine.handoff.holds_turn(self.id) {
-            return Err(Failure::new(
-                ErrorKind::HoldLimitExceeded,
-                "the transaction was held longer than hold_limit and was rolled back: keep slow \
-                 work out of it, or raise hold_limit",
-            ));
+        if self.interrupted.load(Ordering::Acquire) || !engine.handoff.holds_turn(self.id) {
+            return Err(held_too_long());
         }
         if !store.in_transaction() {
             return Err(Failure::new(
@@ -119,6 +130,14 @@ impl Transaction {
         }
         Ok(())
     }
+}
+
+fn held_too_long() -> Failure {
+    Failure::new(
+        ErrorKind::HoldLimitExceeded,
+        "the transaction was held longer than hold_limit and was rolled back: keep slow work out \
+         of it, or raise hold_limit",
+    )
 }
 
 impl Drop for Transaction {

@@ -106,7 +106,7 @@ impl Sink<Done> for Unwrapped {
 
 impl Job {
     /// The SQL text, if there is one.
-    pub(super) fn statement(&self) -> Option<&Arc<str>> {
+    pub(super) fn statement(&self) -> Option<&str> {
         match self {
             Self::Write(unit) => Some(&unit.sql),
             Self::Turn | Self::Barrier => None,

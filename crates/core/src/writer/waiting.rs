@@ -2,12 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use super::engine::{SLICE, fresh_seed};
 use super::rehearsal::rehearsal_in_effect;
 use super::watch::Watch;
 use crate::classify::Verdict;
 use crate::error::{Error, ErrorKind};
 use crate::retry::{Delays, RetryPolicy};
+
+/// How long a sleep lasts at most before the sleeper looks around again.
+pub(super) const SLICE: Duration = Duration::from_millis(50);
 
 /// SQLITE_BUSY.
 pub(super) const BUSY: i32 = 5;
@@ -84,4 +86,24 @@ impl Waiting {
     fn left(&self) -> Duration {
         self.policy.deadline().saturating_sub(self.since.elapsed())
     }
+}
+
+/// The time that is left until `deadline`, or `None` when it has come.
+pub(super) fn time_left(deadline: Option<Instant>) -> Option<Duration> {
+    match deadline {
+        None => Some(Duration::MAX),
+        Some(deadline) => {
+            let left = deadline.saturating_duration_since(Instant::now());
+            (!left.is_zero()).then_some(left)
+        }
+    }
+}
+
+/// A seed that differs from process to process and call to call, but in a rehearsal.
+pub(super) fn fresh_seed() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    if let Some(rehearsal) = rehearsal_in_effect() {
+        return rehearsal.seed;
+    }
+    std::hash::RandomState::new().build_hasher().finish()
 }

@@ -18,6 +18,8 @@ pub(super) enum Kind {
     Plain,
     Poisoned,
     Panics,
+    /// Wants nothing written: it waits for those before it.
+    Barrier,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -127,6 +129,7 @@ impl Base {
                 open.writes.push(job.id);
                 Ok(Got::Done(job.id))
             }
+            Kind::Barrier => Ok(Got::Done(job.id)),
             Kind::Poisoned => Err(Error::new(ErrorKind::Constraint, "poisoned")),
             Kind::Panics => {
                 drop(connection);
@@ -243,6 +246,10 @@ impl Executor<Job, Got> for Base {
     fn grant(&self, id: u64) -> Got {
         self.in_order(id);
         Got::Turn(id)
+    }
+
+    fn pass(&self, job: &Job) -> Option<Got> {
+        matches!(job.kind, Kind::Barrier).then_some(Got::Done(job.id))
     }
 
     fn roll_back(&self) {

@@ -11,8 +11,10 @@
 )]
 
 mod base;
+mod flush;
 mod plan;
 mod play;
+mod submit;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -83,7 +85,7 @@ fn all_landed(told: &[(u64, Fate)]) -> bool {
 #[test]
 fn shuttle_no_wake_up_hangs_on_a_timer() {
     check(1500, || {
-        let roles = [Role::Blocking, Role::Queued, Role::Submitting, Role::Calling];
+        let roles = [Role::Blocking, Role::Queued, Role::Submitting, Role::Calling, Role::Flushing];
         let stage = play(Plan { cast: cast(4, &roles), ..calm() });
         assert!(all_landed(&stage.told.lock()));
         assert_eq!(elapsed(), Duration::ZERO, "somebody slept though there was something to do");
@@ -104,7 +106,7 @@ fn shuttle_turns_end_without_a_timer() {
 #[test]
 fn shuttle_only_the_lock_is_waited_for() {
     check(1000, || {
-        let roles = [Role::Blocking, Role::Queued, Role::Submitting, Role::Calling];
+        let roles = [Role::Blocking, Role::Queued, Role::Submitting, Role::Calling, Role::Flushing];
         let odds = Odds { locked: 0.5, upkeep: 0.3, ..Odds::default() };
         let stage = play(Plan { cast: cast(4, &roles), odds, ..calm() });
         assert!(all_landed(&stage.told.lock()));
@@ -115,7 +117,7 @@ fn shuttle_only_the_lock_is_waited_for() {
 #[test]
 fn shuttle_callers_that_stay_away_cost_a_pause() {
     check(1000, || {
-        let roles = [Role::Blocking, Role::Queued, Role::Submitting, Role::Calling];
+        let roles = [Role::Blocking, Role::Queued, Role::Submitting, Role::Calling, Role::Flushing];
         let stays_away = (0.4, 0.4);
         let stage = play(Plan { cast: cast(4, &roles), stays_away, ..calm() });
         assert!(all_landed(&stage.told.lock()));
@@ -133,6 +135,7 @@ fn shuttle_full_queue() {
             Role::Calling,
             Role::Offering,
             Role::Turning,
+            Role::Flushing,
         ];
         let max_rows = 1 + pick(2);
         let limits = Limits { max_batch: 1 + pick(3), max_rows, max_bytes: 8 + 8 * pick(2) };
@@ -146,7 +149,14 @@ fn shuttle_close_while_others_enter() {
     check(1000, || {
         let mut cast = cast(
             4,
-            &[Role::Blocking, Role::Queued, Role::Submitting, Role::Calling, Role::Turning],
+            &[
+                Role::Blocking,
+                Role::Queued,
+                Role::Submitting,
+                Role::Calling,
+                Role::Turning,
+                Role::Flushing,
+            ],
         );
         cast.insert(pick(5), Role::Closing);
         let limits = Limits { max_batch: 2, max_rows: 1 + pick(3), max_bytes: 1000 };
@@ -172,6 +182,7 @@ fn shuttle_everything_at_once() {
             Role::Calling,
             Role::Offering,
             Role::Turning,
+            Role::Flushing,
         ];
         play(Plan { cast: cast(5, &roles), ..rough() });
     });
@@ -200,6 +211,25 @@ fn shuttle_submitters_before_a_full_queue_make_way() {
 }
 
 #[test]
+fn shuttle_a_flush_comes_after_the_outcomes() {
+    check(2000, || {
+        let mut cast = cast(
+            3,
+            &[Role::Blocking, Role::Queued, Role::Submitting, Role::Turning, Role::Flushing],
+        );
+        cast.push(Role::Flushing);
+        if chance(0.3) {
+            cast.insert(pick(5), Role::Closing);
+        }
+        let limits = Limits { max_batch: 1 + pick(3), max_rows: 1 + pick(3), max_bytes: 1000 };
+        let base = if chance(0.5) { calm() } else { rough() };
+        play(Plan { limits, cast, ..base });
+    });
+    assert_seen(&["flushed", "nothing to flush", "withdrawn during a flush", "evicted", "inline"]);
+    assert_seen(&["Failed(Internal)", "Failed(DiskFull)", "Failed(WriterClosed)"]);
+}
+
+#[test]
 fn shuttle_nobody_waits_for_a_writer_that_died() {
     check(1000, || {
         let roles = [
@@ -208,6 +238,7 @@ fn shuttle_nobody_waits_for_a_writer_that_died() {
             Role::Submitting,
             Role::Calling,
             Role::Turning,
+            Role::Flushing,
             Role::Closing,
         ];
         let limits = Limits { max_batch: 2, max_rows: 2, max_bytes: 1000 };

@@ -23,6 +23,8 @@ pub(super) enum Role {
     Offering,
     /// Holds interactive transactions.
     Turning,
+    /// Leaves its writes with a sink, and flushes behind each.
+    Flushing,
     /// Closes the hand-off.
     Closing,
 }

@@ -5,14 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::base::{Base, Got, Job, Kind};
+use super::flush::{Ledger, Told};
 use super::plan::{Plan, Role};
 use super::{chance, note, pause, pick};
-use crate::error::{Error, ErrorKind};
-use crate::handoff::groups::PAUSE;
-use crate::handoff::{
-    Admission, Completed, Handoff, Outcome, Patience, Pickup, Reply, Request, Sink, Withdrawn,
-    worker::{self, Begin},
-};
+use crate::error::ErrorKind;
+use crate::handoff::worker::{self, Begin};
+use crate::handoff::{Admission, Handoff, Outcome, Patience, Pickup, Request};
 use crate::sync::model::{self, Spawned};
 use crate::sync::{Condvar, Mutex, current, now};
 
@@ -33,38 +31,10 @@ pub(super) struct Stage {
     pub(super) told: Mutex<Vec<(u64, Fate)>>,
     /// Pickups of callers that stay away for long.
     attic: Mutex<Vec<Pickup>>,
+    pub(super) ledger: Ledger,
 }
 
-/// Collects what one submitter's writes became.
-struct Inbox {
-    stage: Arc<Stage>,
-    arrived: Mutex<Vec<(u64, Outcome<Got>)>>,
-    more: Condvar,
-}
-
-impl Sink<Got> for Inbox {
-    fn deliver(&self, completed: Vec<Completed<Got>>, pickup: Pickup) {
-        assert!(!completed.is_empty(), "nothing was delivered");
-        let arrivals = completed.into_iter().map(|one| (one.token, one.outcome));
-        self.arrived.lock().extend(arrivals);
-        self.more.notify_all();
-        self.stage.put_away(pickup);
-    }
-}
-
-impl Inbox {
-    fn wait(&self, token: u64) -> Outcome<Got> {
-        let mut arrived = self.arrived.lock();
-        loop {
-            if let Some(at) = arrived.iter().position(|(known, _)| *known == token) {
-                return arrived.swap_remove(at).1;
-            }
-            self.more.wait(&mut arrived);
-        }
-    }
-}
-
-fn fate(id: u64, outcome: Outcome<Got>) -> Fate {
+pub(super) fn fate(id: u64, outcome: Outcome<Got>) -> Fate {
     match outcome {
         Ok(got) => {
             assert_eq!(got, Got::Done(id), "somebody else's outcome");
@@ -83,7 +53,7 @@ fn sleep(time: Duration) {
 }
 
 impl Stage {
-    fn put_away(&self, pickup: Pickup) {
+    pub(super) fn put_away(&self, pickup: Pickup) {
         let (late, never) = self.plan.stays_away;
         if chance(never) {
             std::mem::forget(pickup);
@@ -94,7 +64,7 @@ impl Stage {
         }
     }
 
-    fn request(&self, id: u64) -> Request<Job> {
+    pub(super) fn request(&self, id: u64) -> Request<Job> {
         let plan = &self.plan;
         let kind = if chance(plan.panics) {
             Kind::Panics
@@ -108,7 +78,7 @@ impl Stage {
     }
 
     /// Calls `f` with the patience of one caller.
-    fn with_patience<R>(&self, f: impl FnOnce(&Patience<'_>) -> R) -> R {
+    pub(super) fn with_patience<R>(&self, f: impl FnOnce(&Patience<'_>) -> R) -> R {
         let (likely, time) = self.plan.deadline;
         let deadline = chance(likely).then(|| now() + time);
         let (asks, is_wanted) = self.plan.interrupted;
@@ -131,6 +101,7 @@ impl Stage {
                 Role::Queued => self.write(id, false),
                 Role::Submitting | Role::Calling | Role::Offering => self.submit(role, id),
                 Role::Turning => self.take_turn(id),
+                Role::Flushing => self.submit_and_flush(id),
                 Role::Closing => return self.close(),
             };
             self.told.lock().push((id, fate));
@@ -154,90 +125,20 @@ impl Stage {
     ) -> Fate {
         let (ticket, seq) = match admission {
             Admission::Queued(ticket, seq) => (ticket, seq),
-            Admission::Inline(request) => match self.base.run_inline(&request) {
-                Ok(outcome) => {
-                    self.handoff.leave_lane(chance(self.plan.odds.upkeep));
-                    return fate(id, outcome);
+            Admission::Inline(request) => {
+                match self.ledger.inline(id, || self.base.run_inline(&request)) {
+                    Ok(outcome) => {
+                        self.handoff.leave_lane(chance(self.plan.odds.upkeep));
+                        return fate(id, outcome);
+                    }
+                    Err(()) => self.handoff.requeue_inline(request, patience.deadline),
                 }
-                Err(()) => self.handoff.requeue_inline(request, patience.deadline),
-            },
+            }
         };
+        self.ledger.note(id, Told::Ticket(Arc::clone(&ticket)));
         let (outcome, pickup, _) = self.handoff.wait(&ticket, seq, patience);
         self.put_away(pickup);
         fate(id, outcome)
-    }
-
-    fn submit(self: &Arc<Self>, role: Role, id: u64) -> Fate {
-        let inbox = Arc::new(Inbox {
-            stage: Arc::clone(self),
-            arrived: Mutex::new(Vec::new()),
-            more: Condvar::new(),
-        });
-        let (likely, time) = self.plan.deadline;
-        let deadline = chance(likely).then(|| now() + time);
-        let seq = match self.leave(role, id, deadline, &inbox) {
-            Ok(Some(seq)) => seq,
-            Ok(None) => return Fate::Dropped,
-            Err(error) => return Fate::Failed(error.kind()),
-        };
-        let queued = now();
-        if chance(self.plan.cancelled)
-            && matches!(self.handoff.withdraw(seq), Withdrawn::NotBegun { .. })
-        {
-            return Fate::Dropped;
-        }
-        let fate = fate(id, inbox.wait(id));
-        assert!(inbox.arrived.lock().is_empty(), "more than one outcome");
-        if self.plan.hurry == 0.0
-            && let Fate::Failed(ErrorKind::WriteTimeout | ErrorKind::LockTimeout) = fate
-        {
-            let due = deadline.map(|deadline| deadline.max(queued) + PAUSE * 2);
-            assert!(due.is_some_and(|due| now() <= due), "told late");
-        }
-        fate
-    }
-
-    /// Gets a write into the queue without waiting for its outcome.
-    fn leave(
-        &self,
-        role: Role,
-        id: u64,
-        deadline: Option<std::time::Instant>,
-        inbox: &Arc<Inbox>,
-    ) -> Result<Option<u64>, Error> {
-        let mut request = self.request(id);
-        loop {
-            let reply = Reply::Sink(Arc::clone(inbox) as Arc<dyn Sink<Got>>, id);
-            request = match self.handoff.offer(request, deadline, reply)? {
-                Ok(seq) => return Ok(Some(seq)),
-                Err(request) => request,
-            };
-            match role {
-                Role::Submitting => {
-                    self.with_patience(|patience| {
-                        self.handoff.await_room((request.rows, request.bytes), patience)
-                    })?;
-                }
-                Role::Calling => self.wait_for_call(&request),
-                _ => return Ok(None),
-            }
-        }
-    }
-
-    fn wait_for_call(&self, request: &Request<Job>) {
-        let called = Arc::new((Mutex::new(false), Condvar::new()));
-        let call = {
-            let called = Arc::clone(&called);
-            move || {
-                *called.0.lock() = true;
-                called.1.notify_all();
-            }
-        };
-        self.handoff.when_room((request.rows, request.bytes), Box::new(call));
-        let mut done = called.0.lock();
-        while !*done {
-            called.1.wait(&mut done);
-        }
     }
 
     fn take_turn(&self, id: u64) -> Fate {
@@ -252,19 +153,23 @@ impl Stage {
     }
 
     fn wait_for_turn(&self, request: Request<Job>, patience: &Patience<'_>) -> Outcome<Got> {
+        let id = request.job.id;
         let (ticket, seq) = match self.handoff.enter(request, chance(0.5), patience)? {
             Admission::Queued(ticket, seq) => (ticket, seq),
-            Admission::Inline(request) => match self.base.begin_inline(&request) {
-                Begin::Locked(_) => self.handoff.requeue_inline(request, patience.deadline),
-                Begin::Failed(error) => {
-                    self.handoff.leave_lane(false);
-                    return Err(error);
+            Admission::Inline(request) => {
+                match self.ledger.inline(id, || self.base.begin_inline(&request)) {
+                    Begin::Locked(_) => self.handoff.requeue_inline(request, patience.deadline),
+                    Begin::Failed(error) => {
+                        self.handoff.leave_lane(false);
+                        return Err(error);
+                    }
+                    Begin::Ready => {
+                        return Ok(Got::Turn(self.handoff.take_turn(self.plan.hold_limit)));
+                    }
                 }
-                Begin::Ready => {
-                    return Ok(Got::Turn(self.handoff.take_turn(self.plan.hold_limit)));
-                }
-            },
+            }
         };
+        self.ledger.note(id, Told::Ticket(Arc::clone(&ticket)));
         let (outcome, pickup, _) = self.handoff.wait(&ticket, seq, patience);
         self.put_away(pickup);
         outcome
@@ -289,7 +194,7 @@ impl Stage {
 
     /// The holder of a turn must not wait for itself.
     fn re_enter(&self, turn: u64) {
-        let id = u64::MAX;
+        let id = u64::MAX - turn;
         let patience = Patience { deadline: None, slice: None, interrupted: &|| false };
         let request = Request {
             job: Job { id, kind: Kind::Poisoned },
@@ -336,6 +241,7 @@ impl Stage {
             note(format!("{fate:?}"));
         }
         assert_eq!(told.iter().filter(|(_, fate)| *fate == Fate::Landed).count(), log.len());
+        self.ledger.check(&log);
     }
 }
 
@@ -349,6 +255,7 @@ pub(super) fn play(plan: Plan) -> Arc<Stage> {
         plan,
         told: Mutex::new(Vec::new()),
         attic: Mutex::new(Vec::new()),
+        ledger: Ledger::default(),
     });
     let writer = model::spawn({
         let stage = Arc::clone(&stage);
