@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -95,6 +96,14 @@ def wait_until(condition, seconds=10.0):
         time.sleep(0.002)
 
 
+async def until(condition, seconds=10.0):
+    """Wait in an event loop for something that another thread will bring about."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        await asyncio.sleep(0.002)
+
+
 def together(count, work):
     """Run `work(number)` in so many threads, released together; what each returned or raised."""
     gate = threading.Barrier(count)
@@ -139,6 +148,25 @@ def in_thread(work):
 
     result.is_alive = thread.is_alive
     return result
+
+
+@contextlib.contextmanager
+def held_by_a_transaction(writer):
+    """A transaction in another thread keeps everybody waiting until the block ends, or `release()`."""
+    inside, end = threading.Event(), threading.Event()
+
+    def hold():
+        with writer.transaction():
+            inside.set()
+            assert end.wait(30)
+
+    holder = in_thread(hold)
+    assert inside.wait(10)
+    try:
+        yield end.set
+    finally:
+        end.set()
+        holder()
 
 
 def child(script, *arguments, timeout=60, check=True, **options):
