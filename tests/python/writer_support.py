@@ -190,6 +190,8 @@ def interrupted_child(script, *arguments):
         stdout=subprocess.PIPE,
         text=True,
     )
+    watchdog = threading.Timer(60, process.kill)
+    watchdog.start()
     try:
         assert process.stdout.readline() == "waiting\n"
         time.sleep(0.2)
@@ -197,8 +199,12 @@ def interrupted_child(script, *arguments):
         process.send_signal(signal.SIGINT)
         first = process.stdout.readline()
         took = time.monotonic() - sent
-        rest, _ = process.communicate(timeout=30)
+        process.stdin.close()
+        # Not `communicate`, which loses what `readline` has read ahead.
+        rest = process.stdout.read()
+        process.wait()
     finally:
+        watchdog.cancel()
         process.kill()
         process.wait()
         process.stdout.close()
