@@ -3,6 +3,7 @@
  *   directory  of a directory, once the database file was synced
  *   database   of the database file
  *   wal        of the write-ahead log
+ * While SLOW_SYNC names it, each sync of that kind takes three seconds.
  * Counts the syncs of each kind: `count_of_syncs`.
  */
 #define _GNU_SOURCE
@@ -43,6 +44,8 @@ static int must_fail(int fd) {
                      : ends_with(path, ".db")      ? "database"
                                                    : "directory";
     __atomic_fetch_add(count_of(kind), 1, __ATOMIC_SEQ_CST);
+    const char *slow = getenv("SLOW_SYNC");
+    if (slow != NULL && strcmp(kind, slow) == 0) sleep(3);
     if (wanted == NULL) return 0;
     int after_database = strcmp(kind, "journal") == 0 || strcmp(kind, "directory") == 0;
     int fails = strcmp(kind, wanted) == 0 && (database_synced || !after_database);
