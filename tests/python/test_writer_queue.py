@@ -241,32 +241,37 @@ def test_no_group_takes_more_rows_than_a_batch(open_writer):
 
 
 def test_small_writes_do_not_starve_a_large_one(open_writer):
-    """It needs the whole queue, of which 16 threads want a row again as soon as they have one."""
+    """There is room for a small one and not for the large one, which was first: nobody overtakes it."""
     writer = open_writer(max_queue_rows=10, max_batch=2)
-    stop = threading.Event()
-    serial = itertools.count()
 
-    def stream():
-        count = 0
-        while not stop.is_set():
-            if count % 2:
-                writer.execute(INSERT, (f"small {next(serial)}",), timeout=60)
-            else:
-                writer.submit(INSERT, (f"small {next(serial)}",), timeout=60).result(60)
-            count += 1
-        return count
+    def is_held_back():
+        try:
+            writer.execute(INSERT, ("hasty",), timeout=0)
+        except errors.QueueFullError:
+            return True
+        except (errors.LockTimeoutError, errors.WriteTimeoutError):
+            return False
+        raise AssertionError("the database is locked")
 
-    streams = [in_thread(stream) for _ in range(16)]
-    try:
-        wait_until(lambda: writer.stats().queue_rows > 3, 30)
-        for number in range(5):
-            rows = [(f"large {number}.{n}",) for n in range(10)]
-            assert writer.executemany(INSERT, rows, timeout=30).rowcount == 10
-        assert all(stream.is_alive() for stream in streams)
-    finally:
-        stop.set()
-    counts = [stream() for stream in streams]
-    assert len(titles(writer.path)) == sum(counts) + 50
+    with locked_by_another_process(writer.path) as release:
+        first = [writer.submit(INSERT, (f"first {n}",)) for n in range(9)]
+        assert not is_held_back()
+        rows = [(f"large {n}",) for n in range(10)]
+        large = in_thread(lambda: writer.executemany(INSERT, rows, timeout=60))
+        wait_until(is_held_back)
+        small = [
+            in_thread(lambda n=n, way=way: WAYS[way](writer, f"small {way} {n}", 60))
+            for way in WAYS
+            for n in range(5)
+        ]
+        time.sleep(0.3)
+        assert writer.stats().queue_rows == 9
+        release()
+        assert large().rowcount == 10
+        assert [result().rowcount for result in small] == [1] * 20
+    assert [future.result(0).rowcount for future in first] == [1] * 9
+    landed = [title.split()[0] for (title,) in select(writer.path, "SELECT title FROM topic")]
+    assert landed == ["first"] * 9 + ["large"] * 10 + ["small"] * 20
 
 
 def test_a_crowd_before_a_full_queue_loses_nothing(open_writer):
