@@ -26,19 +26,19 @@ JOURNALS = pytest.mark.parametrize("journal", ["wal", "delete"])
 PAGE = 4096
 
 
-def group_of(writer, bad, *parameters):
-    """Have one group take a bad write between good ones; the error of the bad one."""
+def group_of(writer, bad, *parameters, count=1):
+    """Have one group take bad writes between good ones; the errors of the bad ones."""
     before = writer.stats().groups
     with locked_by_another_process(writer.path) as release:
         good = [writer.submit(INSERT, (f"good {n}",)) for n in range(5)]
-        poisoned = writer.submit(bad, *parameters)
+        poisoned = [writer.submit(bad, *parameters) for _ in range(count)]
         good += [writer.submit(INSERT, (f"good {n}",)) for n in range(5, 10)]
         release()
         assert [future.exception(30) for future in good] == [None] * 10
-        error = poisoned.exception(30)
+        told = [future.exception(30) for future in poisoned]
     assert writer.stats().groups == before + 1, "they were not in one group"
     assert titles(writer.path) == {f"good {n}" for n in range(10)}
-    return error
+    return told
 
 
 def refused(path, **settings):
@@ -150,16 +150,17 @@ def test_a_corrupt_database(tmp_path, journal, damage):
 
 
 @JOURNALS
-def test_a_corrupt_table_fails_its_own_write_only(tmp_path, journal):
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_corrupt_table_fails_its_own_writes_only(tmp_path, journal, count):
     path = tmp_path / "topics.db"
     root = make(path, journal)
     with path.open("r+b") as file:
         file.seek((root - 1) * PAGE)
         file.write(b"\xff" * PAGE)
     with BatchWriter(path, journal_mode=journal) as writer:
-        error = group_of(writer, "INSERT INTO bad VALUES (1)")
-        assert type(error) is errors.CorruptError
-        assert error.sqlite_errorcode & 0xFF == 11
+        told = group_of(writer, "INSERT INTO bad VALUES (1)", count=count)
+        assert [type(error) for error in told] == [errors.CorruptError] * count
+        assert told[0].sqlite_errorcode & 0xFF == 11
         with pytest.raises(errors.CorruptError):
             writer.execute("INSERT INTO bad VALUES (1)")
         assert writer.execute(INSERT, ("late",)).rowcount == 1
@@ -169,7 +170,7 @@ def test_a_corrupt_table_fails_its_own_write_only(tmp_path, journal):
 def test_a_missing_table_fails_its_own_write_only(tmp_path, journal):
     with BatchWriter(tmp_path / "topics.db", journal_mode=journal) as writer:
         writer.execute(CREATE)
-        error = group_of(writer, "INSERT INTO nowhere VALUES (?)", (1,))
+        (error,) = group_of(writer, "INSERT INTO nowhere VALUES (?)", (1,))
         assert type(error) is errors.NoSuchTableError
         assert isinstance(error, sqlite3.OperationalError)
         assert (error.kind, str(error)) == ("NoSuchTable", "no such table: nowhere")
