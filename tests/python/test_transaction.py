@@ -81,7 +81,7 @@ FAILURES = [
         (),
         errors.ConstraintError,
     ),
-    ("UPDATE OR FAIL topic SET title = 'taken'", (), errors.ConstraintError),
+    ("UPDATE OR FAIL topic SET title = 'x'", (), errors.ConstraintError),
     ("INSERT INTO spring (x) VALUES (1), (2), (3)", (), errors.ConstraintError),
     ("INSERT INTO nowhere VALUES (1)", (), errors.NoSuchTableError),
     ("INSERT INTO topic (nothing) VALUES (1)", (), errors.StatementError),
