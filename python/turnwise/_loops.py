@@ -33,19 +33,19 @@ async def aexecute(
     # As the caller gave it, so that it is checked; what is left of it once the queue was full.
     left = timeout
     future = _LoopFuture(loop=loop)
-    while (place := writer._submit(future, loop, sql, params, left)) is None:  # noqa: SLF001
-        patience = writer.settings.policy.deadline if timeout is None else timeout
-        give_up = began + patience
-        room: asyncio.Future[None] = loop.create_future()
-        writer._when_room(room, loop, sql, params)  # noqa: SLF001
-        try:
-            await asyncio.wait_for(room, give_up - loop.time())
-        except asyncio.TimeoutError:
-            message = "the queue stayed full until the deadline; the write is not in the file"
-            raise QueueFullError(message) from None
-        left = max(0.0, give_up - loop.time())
-    future.place = place
     try:
+        while (place := writer._submit(future, loop, sql, params, left)) is None:  # noqa: SLF001
+            patience = writer.settings.policy.deadline if timeout is None else timeout
+            give_up = began + patience
+            room: asyncio.Future[None] = loop.create_future()
+            writer._when_room(room, loop, sql, params)  # noqa: SLF001
+            # `wait_for` loses a cancellation that comes together with the result (Python < 3.12).
+            await asyncio.wait({room}, timeout=give_up - loop.time())
+            if not room.done():
+                message = "the queue stayed full until the deadline; the write is not in the file"
+                raise QueueFullError(message)
+            left = max(0.0, give_up - loop.time())
+        future.place = place
         return await future
     except asyncio.CancelledError as error:
         _tell(error, future)

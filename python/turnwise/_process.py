@@ -37,7 +37,7 @@ def warn_of_wal_reset_bug() -> None:
             "(https://sqlite.org/wal.html#walresetbug; fixed in 3.51.3). turnwise's own copy is "
             "not affected: let it do the writing.",
             WalResetBugWarning,
-            stacklevel=4,
+            stacklevel=3,
         )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -20,3 +22,15 @@ def repository() -> Path:
 def soak() -> bool:
     """Whether the long counts are wanted (`make soak`)."""
     return os.environ.get("TURNWISE_SOAK", "") not in {"", "0"}
+
+
+@pytest.fixture(scope="session")
+def failing_sync(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library of `failing_sync.c`, to be preloaded into a process."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no C compiler")
+    library = tmp_path_factory.mktemp("failing_sync") / "failing_sync.so"
+    source = Path(__file__).with_name("failing_sync.c")
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    return library

@@ -3,6 +3,8 @@
  *   directory  of a directory, once the database file was synced
  *   database   of the database file
  *   wal        of the write-ahead log
+ * While SLOW_SYNC names it, each sync of that kind takes three seconds.
+ * Counts the syncs of each kind: `count_of_syncs`.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -17,11 +19,22 @@ static int ends_with(const char *text, const char *end) {
     return text_length >= end_length && strcmp(text + text_length - end_length, end) == 0;
 }
 
+static const char *const KINDS[] = {"journal", "directory", "database", "wal"};
+static int counts[4];
+
+static int *count_of(const char *kind) {
+    for (size_t at = 0; at < 3; at++) {
+        if (strcmp(KINDS[at], kind) == 0) return &counts[at];
+    }
+    return &counts[3];
+}
+
+int count_of_syncs(const char *kind) { return __atomic_load_n(count_of(kind), __ATOMIC_SEQ_CST); }
+
 static int must_fail(int fd) {
     static int database_synced = 0;
     const char *wanted = getenv("FAILING_SYNC");
     char link[64], path[4096];
-    if (wanted == NULL) return 0;
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
     ssize_t length = readlink(link, path, sizeof path - 1);
     if (length <= 0) return 0;
@@ -30,6 +43,10 @@ static int must_fail(int fd) {
                      : ends_with(path, "-wal")     ? "wal"
                      : ends_with(path, ".db")      ? "database"
                                                    : "directory";
+    __atomic_fetch_add(count_of(kind), 1, __ATOMIC_SEQ_CST);
+    const char *slow = getenv("SLOW_SYNC");
+    if (slow != NULL && strcmp(kind, slow) == 0) sleep(3);
+    if (wanted == NULL) return 0;
     int after_database = strcmp(kind, "journal") == 0 || strcmp(kind, "directory") == 0;
     int fails = strcmp(kind, wanted) == 0 && (database_synced || !after_database);
     if (strcmp(kind, "database") == 0) database_synced = 1;

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sqlite3
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -18,8 +16,6 @@ pytestmark = [
     pytest.mark.skipif(sys.version_info < (3, 11), reason="no extended codes before Python 3.11"),
     pytest.mark.skipif(sys.platform != "linux", reason="the fault is injected by LD_PRELOAD"),
 ]
-
-SOURCE = Path(__file__).with_name("failing_sync.c")
 
 # Ends without closing, as a crash does.
 CHILD = """
@@ -51,17 +47,6 @@ except turnwise.TurnwiseError as error:
     print(error.kind, flush=True)
 os._exit(0)
 """
-
-
-@pytest.fixture(scope="module")
-def failing_sync(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("no C compiler")
-    library = tmp_path_factory.mktemp("failing_sync") / "failing_sync.so"
-    command = [compiler, "-shared", "-fPIC", "-o", library, SOURCE, "-ldl"]
-    subprocess.run(command, check=True)
-    return library
 
 
 @pytest.mark.parametrize(

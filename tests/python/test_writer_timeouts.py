@@ -6,7 +6,6 @@ import asyncio
 import concurrent.futures
 import contextlib
 import sqlite3
-import threading
 import time
 
 import pytest
@@ -15,6 +14,7 @@ from turnwise import BatchWriter, RetryPolicy, errors
 from writer_support import (
     CREATE,
     INSERT,
+    held_by_a_transaction,
     in_thread,
     locked_by_another_process,
     select,
@@ -29,25 +29,6 @@ def writer(tmp_path):
     with BatchWriter(tmp_path / "topics.db") as writer:
         writer.execute(CREATE)
         yield writer
-
-
-@contextlib.contextmanager
-def held_by_a_transaction(writer):
-    """A transaction in another thread keeps everybody waiting until the block ends."""
-    inside, end = threading.Event(), threading.Event()
-
-    def hold():
-        with writer.transaction():
-            inside.set()
-            assert end.wait(30)
-
-    holder = in_thread(hold)
-    assert inside.wait(10)
-    try:
-        yield
-    finally:
-        end.set()
-        holder()
 
 
 @contextlib.contextmanager

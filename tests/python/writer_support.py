@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -95,6 +96,14 @@ def wait_until(condition, seconds=10.0):
         time.sleep(0.002)
 
 
+async def until(condition, seconds=10.0):
+    """Wait in an event loop for something that another thread will bring about."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        await asyncio.sleep(0.002)
+
+
 def together(count, work):
     """Run `work(number)` in so many threads, released together; what each returned or raised."""
     gate = threading.Barrier(count)
@@ -141,6 +150,25 @@ def in_thread(work):
     return result
 
 
+@contextlib.contextmanager
+def held_by_a_transaction(writer):
+    """A transaction in another thread keeps everybody waiting until the block ends, or `release()`."""
+    inside, end = threading.Event(), threading.Event()
+
+    def hold():
+        with writer.transaction():
+            inside.set()
+            assert end.wait(30)
+
+    holder = in_thread(hold)
+    assert inside.wait(10)
+    try:
+        yield end.set
+    finally:
+        end.set()
+        holder()
+
+
 def child(script, *arguments, timeout=60, check=True, **options):
     """Run a script in another process, and give what it did."""
     return subprocess.run(
@@ -162,6 +190,8 @@ def interrupted_child(script, *arguments):
         stdout=subprocess.PIPE,
         text=True,
     )
+    watchdog = threading.Timer(60, process.kill)
+    watchdog.start()
     try:
         assert process.stdout.readline() == "waiting\n"
         time.sleep(0.2)
@@ -169,8 +199,12 @@ def interrupted_child(script, *arguments):
         process.send_signal(signal.SIGINT)
         first = process.stdout.readline()
         took = time.monotonic() - sent
-        rest, _ = process.communicate(timeout=30)
+        process.stdin.close()
+        # Not `communicate`, which loses what `readline` has read ahead.
+        rest = process.stdout.read()
+        process.wait()
     finally:
+        watchdog.cancel()
         process.kill()
         process.wait()
         process.stdout.close()
