@@ -304,3 +304,51 @@ with BatchWriter(path) as writer:
     path = tmp_path / "topics.db"
     assert tell(script, path) == [1, 1]
     assert titles(path) == {"from the handler", "waited"}
+
+
+def test_a_flush_that_waits_for_callbacks(tmp_path):
+    told = tell(
+        """
+writer = BatchWriter(path)
+writer.execute(CREATE)
+goes_on, runs = threading.Event(), threading.Event()
+with locked_by_another_process(path):
+    future = writer.submit(INSERT, ("a",))
+    future.add_done_callback(lambda _: (runs.set(), goes_on.wait(30)))
+runs.wait(10)
+notes = interrupted(writer.flush)
+try:
+    writer.flush(timeout=0.1)
+except errors.WriteTimeoutError as error:
+    late = str(error)
+goes_on.set()
+writer.flush()
+writer.close()
+print(json.dumps(dict(notes=notes, late=late)))
+""",
+        tmp_path / "app.db",
+    )
+    assert told["notes"] == []
+    assert "everything is written" in told["late"]
+    assert titles(tmp_path / "app.db") == {"a"}
+
+
+def test_the_end_of_a_transaction_that_waits_for_a_reader(tmp_path):
+    told = tell(
+        """
+writer = BatchWriter(path, journal_mode="delete", hold_limit=60)
+writer.execute(CREATE)
+reader = sqlite3.connect(path, isolation_level=None)
+reader.execute("BEGIN")
+reader.execute("SELECT * FROM topic").fetchall()
+def block():
+    with writer.transaction() as tx:
+        tx.execute(INSERT, ("late",))
+notes = interrupted(block)
+reader.execute("ROLLBACK")
+print(json.dumps(dict(notes=notes, after=writer.execute(INSERT, ("after",)).rowcount)))
+""",
+        tmp_path / "app.db",
+    )
+    assert told == {"notes": ["the interrupted transaction failed: database is locked"], "after": 1}
+    assert titles(tmp_path / "app.db") == {"after"}

@@ -14,28 +14,38 @@ use crate::lock::lock;
 /// How often a waiting main thread looks for Ctrl-C.
 const SIGNAL_SLICE: Duration = Duration::from_millis(50);
 
-/// Runs `wait` without the GIL; a main thread looks for signals meanwhile, whose exception is
-/// raised unless `wait` succeeded all the same.
-pub(crate) fn attentively<T: Send>(
+/// Runs `wait` without the GIL; a main thread looks for signals meanwhile. Gives what they raised,
+/// beside what `wait` came to.
+pub(crate) fn attend<T: Send>(
     py: Python<'_>,
     timeout: Option<Duration>,
     inline: bool,
-    wait: impl FnOnce(&Call<'_>) -> turnwise::Result<T> + Send,
-) -> PyResult<turnwise::Result<T>> {
+    wait: impl FnOnce(&Call<'_>) -> T + Send,
+) -> (T, Option<PyErr>) {
     let interrupt = Mutex::new(None);
     let slice = signal_slice(py);
     let outcome = py.detach(|| {
         let interrupted = || asked_away(&interrupt);
         wait(&Call { timeout, inline, slice, interrupted: &interrupted })
     });
-    match interrupt.into_inner().unwrap_or_default() {
-        Some(interrupt) => Err(interrupt),
-        None => Ok(outcome),
+    (outcome, interrupt.into_inner().unwrap_or_default())
+}
+
+/// As [`attend`], for what may be given up without a word: what a signal raised comes first.
+pub(crate) fn attentively<T: Send>(
+    py: Python<'_>,
+    timeout: Option<Duration>,
+    inline: bool,
+    wait: impl FnOnce(&Call<'_>) -> turnwise::Result<T> + Send,
+) -> PyResult<turnwise::Result<T>> {
+    match attend(py, timeout, inline, wait) {
+        (_, Some(interrupt)) => Err(interrupt),
+        (outcome, None) => Ok(outcome),
     }
 }
 
 /// Runs Python's signal handlers, and keeps what they raise.
-pub(crate) fn asked_away(interrupt: &Mutex<Option<PyErr>>) -> bool {
+fn asked_away(interrupt: &Mutex<Option<PyErr>>) -> bool {
     if lock(interrupt).is_some() {
         return true;
     }
@@ -54,7 +64,7 @@ pub(crate) fn asked_away(interrupt: &Mutex<Option<PyErr>>) -> bool {
 }
 
 /// Only Python's main thread runs signal handlers; the others need not look.
-pub(crate) fn signal_slice(py: Python<'_>) -> Option<Duration> {
+fn signal_slice(py: Python<'_>) -> Option<Duration> {
     thread_local! {
         /// The process generation in which this was asked, plus 1, and the answer.
         static MAIN: Cell<(u64, bool)> = const { Cell::new((0, false)) };

@@ -4,6 +4,7 @@ use pyo3::prelude::*;
 use turnwise::sqlite::Params;
 use turnwise::writer::{Transaction, Unit};
 
+use crate::attention::{attend, noted};
 use crate::error::to_py_err;
 use crate::result::WriteResult;
 use crate::values;
@@ -51,7 +52,14 @@ impl NativeTransaction {
 
     /// Commits.
     fn commit(&self, py: Python<'_>) -> PyResult<()> {
-        py.detach(|| self.transaction.commit()).map_err(to_py_err)
+        let (outcome, interrupt) =
+            attend(py, None, false, |call| self.transaction.commit_with(call));
+        let Some(interrupt) = interrupt else { return outcome.map_err(to_py_err) };
+        let fate = match outcome {
+            Ok(()) => "the interrupted transaction was committed".to_owned(),
+            Err(error) => format!("the interrupted transaction failed: {error}"),
+        };
+        Err(noted(py, interrupt, &fate))
     }
 
     /// Rolls back. Harmless when the transaction has ended.

@@ -10,11 +10,10 @@ use turnwise::classify::Journal;
 use turnwise::sqlite::fork::generation;
 use turnwise::sqlite::{Durability, Params};
 use turnwise::writer::{
-    BatchWriter, Call, Histogram, Landing, MakeObserver, Outbox, Place, Submitted, Unit,
-    WriterOptions,
+    BatchWriter, Histogram, Landing, MakeObserver, Outbox, Place, Submitted, Unit, WriterOptions,
 };
 
-use crate::attention::{asked_away, attentively, noted, signal_slice};
+use crate::attention::{attend, attentively, noted};
 use crate::delivery::{Delivery, Mailbox, deliveries};
 use crate::error::{refuse, to_py_err};
 use crate::events::{Feed, feeds};
@@ -192,9 +191,9 @@ impl NativeWriter {
     #[pyo3(signature = (timeout = None))]
     fn flush(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<()> {
         let timeout = values::seconds("timeout", timeout)?;
+        let until = self.until(timeout);
         attentively(py, timeout, false, |call| self.writer.flush(call))?.map_err(to_py_err)?;
-        self.wait_delivered(py, timeout);
-        Ok(())
+        self.wait_delivered(py, until)
     }
 
     /// Drains what was accepted, and closes the connection with the last writer on the file.
@@ -202,9 +201,9 @@ impl NativeWriter {
     #[pyo3(signature = (timeout = None))]
     fn close(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<()> {
         let timeout = values::seconds("timeout", timeout)?;
+        let until = self.until(timeout);
         attentively(py, timeout, false, |call| self.writer.close(call))?.map_err(to_py_err)?;
-        self.wait_delivered(py, timeout);
-        Ok(())
+        self.wait_delivered(py, until)
     }
 
     /// Whether `close` was called.
@@ -279,17 +278,12 @@ impl NativeWriter {
 impl NativeWriter {
     fn run(&self, py: Python<'_>, unit: Unit, timeout: Option<f64>) -> PyResult<WriteResult> {
         let timeout = values::seconds("timeout", timeout)?;
-        let interrupt = Mutex::new(None);
-        let slice = signal_slice(py);
-        let landing = py.detach(|| {
-            let interrupted = || asked_away(&interrupt);
-            let call = Call { timeout, inline: true, slice, interrupted: &interrupted };
-            self.writer.execute_with(unit, &call)
-        });
+        let (landing, interrupt) =
+            attend(py, timeout, true, |call| self.writer.execute_with(unit, call));
         let Landing { outcome, pickup, .. } = landing;
         // With the GIL back, the caller is as good as on its way to the next write.
         drop(pickup);
-        match interrupt.into_inner().unwrap_or_default() {
+        match interrupt {
             None => WriteResult::new(py, outcome.map_err(to_py_err)?),
             Some(interrupt) => {
                 let fate = match outcome {
@@ -321,12 +315,32 @@ impl NativeWriter {
         }
     }
 
-    fn wait_delivered(&self, py: Python<'_>, timeout: Option<Duration>) {
+    fn until(&self, timeout: Option<Duration>) -> Option<Instant> {
+        Instant::now().checked_add(timeout.unwrap_or(self.writer.options().policy.deadline()))
+    }
+
+    /// Waits until every outcome that came is with its future.
+    fn wait_delivered(&self, py: Python<'_>, until: Option<Instant>) -> PyResult<()> {
         let post = lock(&self.post).clone().filter(|post| post.generation == generation());
-        if let Some(post) = post {
-            let timeout = timeout.unwrap_or(self.writer.options().policy.deadline());
-            py.detach(|| post.delivery.wait_drained(timeout));
-        }
+        let Some(post) = post else { return Ok(()) };
+        let waited = attentively(py, None, false, |call| {
+            loop {
+                let left = until
+                    .map_or(Duration::MAX, |until| until.saturating_duration_since(Instant::now()));
+                let slice = call.slice.unwrap_or(left).min(left);
+                if post.delivery.wait_drained(slice) || (call.interrupted)() {
+                    return Ok(());
+                }
+                if slice == left {
+                    return Err(turnwise::Error::new(
+                        ErrorKind::WriteTimeout,
+                        "everything is written, but the time-out passed while the callbacks of \
+                         futures ran",
+                    ));
+                }
+            }
+        })?;
+        waited.map_err(to_py_err)
     }
 }
 

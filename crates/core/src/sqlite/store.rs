@@ -247,7 +247,8 @@ impl Store {
         verb: Verb,
         rows: &[Params],
     ) -> Result<Written, Failure> {
-        let mut all = Written::default();
+        let rowcount = changes_rows(statement, verb).then_some(0);
+        let mut all = Written { rowcount, ..Written::default() };
         for (at, params) in rows.iter().enumerate() {
             let one = self.step(statement, verb, params).map_err(|mut failure| {
                 failure.message = format!("row {at}: {}", failure.message);
@@ -345,8 +346,7 @@ impl Store {
                 rows.push(row?);
             }
         }
-        let changed = verb == Verb::Insert || verb == Verb::Change && !statement.readonly();
-        let rowcount = changed.then(|| self.connection.changes());
+        let rowcount = changes_rows(statement, verb).then(|| self.connection.changes());
         let lastrowid = if verb == Verb::Insert {
             self.last_insert.of_statement(self.connection.last_insert_rowid())
         } else {
@@ -377,6 +377,10 @@ impl Store {
         let sql = format!("PRAGMA {name}");
         Ok(self.guard.lifted(|| self.connection.query_row(&sql, [], |row| row.get(0)))?)
     }
+}
+
+fn changes_rows(statement: &CachedStatement<'_>, verb: Verb) -> bool {
+    verb == Verb::Insert || verb == Verb::Change && !statement.readonly()
 }
 
 /// Keeps a savepoint statement out of the cache, which gives statements out again without asking the

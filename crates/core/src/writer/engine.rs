@@ -221,8 +221,8 @@ impl Engine {
                 ErrorKind::FileReplaced,
                 format!(
                     "{} was deleted or replaced while it was open; the write is in neither file: \
-                     close this writer, remove the files that end in -wal and -shm (their content \
-                     would be applied to the new file), and open another",
+                     close this writer and open another, once no -wal of the old file is left that \
+                     SQLite would apply to the new one",
                     self.path.display()
                 ),
             ));

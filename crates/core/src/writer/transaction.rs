@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::call::Call;
 use super::commit::commit_open;
 use super::engine::Engine;
 use super::group::run_step;
@@ -69,14 +70,25 @@ impl Transaction {
     /// As [`execute`](Self::execute); whatever the error, the transaction has ended, and unless it
     /// is [`ErrorKind::CommitOutcomeUnknown`] nothing of it is in the file.
     pub fn commit(&self) -> Result<()> {
+        self.commit_with(&Call::default())
+    }
+
+    /// Commits, and rolls back instead when `call` says that the caller is wanted elsewhere while
+    /// COMMIT waits for readers. Its time-out does not count: the hold limit does.
+    ///
+    /// # Errors
+    ///
+    /// As [`commit`](Self::commit).
+    pub fn commit_with(&self, call: &Call<'_>) -> Result<()> {
         let engine = self.engine()?;
         if let Err(failure) = engine.with_store(|store| self.check_store(engine, store)) {
             self.roll_back();
             return Err(failure.into_error());
         }
         self.ended.store(true, Ordering::Release);
-        let outcome =
-            commit_open(engine, &Patience::UNDISTURBED, &|| engine.handoff.holds_turn(self.id));
+        let patience =
+            Patience { deadline: None, slice: call.slice, interrupted: call.interrupted };
+        let outcome = commit_open(engine, &patience, &|| engine.handoff.holds_turn(self.id));
         self.leave(engine);
         let counter = match outcome {
             Ok(()) => &engine.counters.committed,
