@@ -165,6 +165,9 @@ fn run_group<J: Send + 'static, T: Send + 'static>(
         Err(error) => {
             handoff.drain(&mut group, true);
             let refuse = |entry: Entry<J, T>| {
+                if let Some(done) = executor.pass(&entry.request.job) {
+                    return (entry.promise, Ok(done));
+                }
                 (handoff.refused)(&entry.request.job, &error);
                 (entry.promise, Err(error.clone()))
             };

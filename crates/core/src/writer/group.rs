@@ -316,6 +316,9 @@ fn give_all(outcomes: &mut Outcomes, members: &[usize], error: &Error) {
 fn settle(engine: &Engine, group: &Group, outcomes: Outcomes) -> Vec<Outcome<Done>> {
     let now = Instant::now();
     let settle = |(entry, outcome): (&Entry<Job, Done>, Option<Outcome<Done>>)| {
+        if let Some(done) = entry.request.job.passes() {
+            return Ok(done);
+        }
         let outcome = outcome.unwrap_or_else(|| {
             Err(Error::new(ErrorKind::Internal, "the group ended without an outcome"))
         });
