@@ -55,6 +55,16 @@ impl Transaction {
     /// is [`ErrorKind::CommitOutcomeUnknown`] nothing of it is in the file.
     pub fn commit(&self) -> Result<()> {
         let engine = self.engine()?;
+        let outcome = self.end(engine);
+        let counter = match outcome {
+            Ok(()) => &engine.counters.committed,
+            Err(_) => &engine.counters.failed,
+        };
+        add(counter, 1);
+        outcome.inspect_err(|error| engine.watch.failure(None, error))
+    }
+
+    fn end(&self, engine: &Arc<Engine>) -> Result<()> {
         if let Err(failure) = engine.with_store(|store| self.check_store(engine, store)) {
             self.roll_back();
             return Err(failure.into_error());
@@ -63,13 +73,7 @@ impl Transaction {
         let outcome =
             commit_open(engine, &Patience::UNDISTURBED, &|| engine.handoff.holds_turn(self.id));
         self.leave(engine);
-        let counter = match outcome {
-            Ok(()) => &engine.counters.committed,
-            Err(_) => &engine.counters.failed,
-        };
-        add(counter, 1);
-        let outcome = outcome.map_err(|undone| undone.into_failure().into_error());
-        outcome.inspect_err(|error| engine.watch.failure(None, error))
+        outcome.map_err(|undone| undone.into_failure().into_error())
     }
 
     /// Rolls back. Harmless when the transaction has ended.
