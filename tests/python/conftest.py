@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -20,3 +22,15 @@ def repository() -> Path:
 def soak() -> bool:
     """Whether the long counts are wanted (`make soak`)."""
     return os.environ.get("TURNWISE_SOAK", "") not in {"", "0"}
+
+
+@pytest.fixture(scope="session")
+def failing_io(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library that, preloaded into a process, makes its system calls on files fail on purpose."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    assert compiler, "no C compiler"
+    source = Path(__file__).with_name("failing_io.c")
+    library = tmp_path_factory.mktemp("failing_io") / "failing_io.so"
+    command = [compiler, "-shared", "-fPIC", "-Wall", "-Werror", "-o", library, source, "-ldl"]
+    subprocess.run(command, check=True)
+    return library

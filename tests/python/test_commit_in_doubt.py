@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sqlite3
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -19,11 +17,19 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the fault is injected by LD_PRELOAD"),
 ]
 
-SOURCE = Path(__file__).with_name("failing_sync.c")
+# Syncs of a journal or a directory fail once the database file was synced.
+FAIL = """
+import ctypes, errno, json, os, sqlite3, sys
+def fail(path, file):
+    once_synced = file in {"journal", "directory"}
+    folder = os.path.dirname(path).encode()
+    ctypes.CDLL(None).failing_io_arm(folder, file.encode(), b"sync", errno.EIO, once_synced, 0, 1000)
+"""
 
 # Ends without closing, as a crash does.
-CHILD = """
-import json, os, sqlite3, sys
+CHILD = (
+    FAIL
+    + """
 path, journal, synchronous, failing = sys.argv[1:]
 writer = sqlite3.connect(path, isolation_level=None)
 writer.execute(f"PRAGMA journal_mode={journal}")
@@ -31,37 +37,30 @@ writer.execute(f"PRAGMA synchronous={synchronous}")
 writer.execute("CREATE TABLE topic (title)")
 writer.execute("BEGIN IMMEDIATE")
 writer.execute("INSERT INTO topic VALUES ('in doubt')")
-os.environ["FAILING_SYNC"] = failing
+fail(path, failing)
 try:
     writer.execute("COMMIT")
 except sqlite3.Error as error:
     print(json.dumps([error.sqlite_errorcode, writer.in_transaction]), flush=True)
 os._exit(0)
 """
+)
 
-WRITER = """
-import os, sys, turnwise
+WRITER = (
+    FAIL
+    + """
+import turnwise
 path, journal, failing = sys.argv[1:]
 writer = turnwise.BatchWriter(path, journal_mode=journal)
 writer.execute("CREATE TABLE topic (title)")
-os.environ["FAILING_SYNC"] = failing
+fail(path, failing)
 try:
     writer.execute("INSERT INTO topic VALUES ('in doubt')")
 except turnwise.TurnwiseError as error:
     print(error.kind, flush=True)
 os._exit(0)
 """
-
-
-@pytest.fixture(scope="module")
-def failing_sync(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("no C compiler")
-    library = tmp_path_factory.mktemp("failing_sync") / "failing_sync.so"
-    command = [compiler, "-shared", "-fPIC", "-o", library, SOURCE, "-ldl"]
-    subprocess.run(command, check=True)
-    return library
+)
 
 
 @pytest.mark.parametrize(
@@ -78,12 +77,12 @@ def failing_sync(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_a_failed_commit_is_not_called_rolled_back_where_it_may_be_kept(
-    tmp_path, failing_sync, journal, synchronous, failing, rule, fate, rows
+    tmp_path, failing_io, journal, synchronous, failing, rule, fate, rows
 ) -> None:
     path = tmp_path / "topics.db"
     done = subprocess.run(
         [sys.executable, "-c", CHILD, path, journal, synchronous, failing],
-        env={**os.environ, "LD_PRELOAD": str(failing_sync)},
+        env={**os.environ, "LD_PRELOAD": str(failing_io)},
         stdout=subprocess.PIPE,
         text=True,
         check=True,
@@ -107,12 +106,12 @@ def test_a_failed_commit_is_not_called_rolled_back_where_it_may_be_kept(
     ("journal", "failing"), [("wal", "wal"), ("truncate", "journal"), ("delete", "directory")]
 )
 def test_full_durability_syncs_what_makes_a_commit_last(
-    tmp_path, failing_sync, journal, failing
+    tmp_path, failing_io, journal, failing
 ) -> None:
     path = tmp_path / "topics.db"
     done = subprocess.run(
         [sys.executable, "-c", WRITER, path, journal, failing],
-        env={**os.environ, "LD_PRELOAD": str(failing_sync)},
+        env={**os.environ, "LD_PRELOAD": str(failing_io)},
         stdout=subprocess.PIPE,
         text=True,
         check=True,

@@ -30,6 +30,7 @@ const TRIES: u32 = 10;
 const LASTING: u32 = u32::MAX;
 
 /// What SQLite may report, and what callers may then be told; nothing where the fault passes.
+#[derive(Clone, Copy)]
 struct Case {
     modes: &'static [Journal],
     point: FaultPoint,
