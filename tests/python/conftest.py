@@ -24,13 +24,24 @@ def soak() -> bool:
     return os.environ.get("TURNWISE_SOAK", "") not in {"", "0"}
 
 
-@pytest.fixture(scope="session")
-def failing_sync(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The library of `failing_sync.c`, to be preloaded into a process."""
+def preloadable(name: str, folder: Path) -> Path:
+    """The C file of this name as a library that can be preloaded into a process."""
     compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("no C compiler")
-    library = tmp_path_factory.mktemp("failing_sync") / "failing_sync.so"
-    source = Path(__file__).with_name("failing_sync.c")
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    assert compiler, "no C compiler"
+    source = Path(__file__).with_name(f"{name}.c")
+    library = folder / f"{name}.so"
+    command = [compiler, "-shared", "-fPIC", "-Wall", "-Werror", "-o", library, source, "-ldl"]
+    subprocess.run(command, check=True)
     return library
+
+
+@pytest.fixture(scope="session")
+def failing_io(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Makes a process's system calls on files fail on purpose."""
+    return preloadable("failing_io", tmp_path_factory.mktemp("failing_io"))
+
+
+@pytest.fixture(scope="session")
+def counted_sync(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Counts a process's syncs, and slows them."""
+    return preloadable("counted_sync", tmp_path_factory.mktemp("counted_sync"))

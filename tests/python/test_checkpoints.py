@@ -111,11 +111,11 @@ os._exit(0)
 
 
 @pytest.mark.parametrize("way", ["inline", "group"])
-def test_a_write_is_acknowledged_before_its_checkpoint(tmp_path, failing_sync, way):
+def test_a_write_is_acknowledged_before_its_checkpoint(tmp_path, counted_sync, way):
     path = tmp_path / "topics.db"
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", SLOW, path, way, os.path.dirname(__file__)],
-        env={**os.environ, "LD_PRELOAD": str(failing_sync)},
+        env={**os.environ, "LD_PRELOAD": str(counted_sync)},
         stdout=subprocess.PIPE,
         text=True,
         check=True,

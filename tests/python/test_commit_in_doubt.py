@@ -17,9 +17,19 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the fault is injected by LD_PRELOAD"),
 ]
 
+# Syncs of a journal or a directory fail once the database file was synced.
+FAIL = """
+import ctypes, errno, json, os, sqlite3, sys
+def fail(path, file):
+    once_synced = file in {"journal", "directory"}
+    folder = os.path.dirname(path).encode()
+    ctypes.CDLL(None).failing_io_arm(folder, file.encode(), b"sync", errno.EIO, once_synced, 0, 1000)
+"""
+
 # Ends without closing, as a crash does.
-CHILD = """
-import json, os, sqlite3, sys
+CHILD = (
+    FAIL
+    + """
 path, journal, synchronous, failing = sys.argv[1:]
 writer = sqlite3.connect(path, isolation_level=None)
 writer.execute(f"PRAGMA journal_mode={journal}")
@@ -27,26 +37,30 @@ writer.execute(f"PRAGMA synchronous={synchronous}")
 writer.execute("CREATE TABLE topic (title)")
 writer.execute("BEGIN IMMEDIATE")
 writer.execute("INSERT INTO topic VALUES ('in doubt')")
-os.environ["FAILING_SYNC"] = failing
+fail(path, failing)
 try:
     writer.execute("COMMIT")
 except sqlite3.Error as error:
     print(json.dumps([error.sqlite_errorcode, writer.in_transaction]), flush=True)
 os._exit(0)
 """
+)
 
-WRITER = """
-import os, sys, turnwise
+WRITER = (
+    FAIL
+    + """
+import turnwise
 path, journal, failing = sys.argv[1:]
 writer = turnwise.BatchWriter(path, journal_mode=journal)
 writer.execute("CREATE TABLE topic (title)")
-os.environ["FAILING_SYNC"] = failing
+fail(path, failing)
 try:
     writer.execute("INSERT INTO topic VALUES ('in doubt')")
 except turnwise.TurnwiseError as error:
     print(error.kind, flush=True)
 os._exit(0)
 """
+)
 
 
 @pytest.mark.parametrize(
@@ -63,12 +77,12 @@ os._exit(0)
     ],
 )
 def test_a_failed_commit_is_not_called_rolled_back_where_it_may_be_kept(
-    tmp_path, failing_sync, journal, synchronous, failing, rule, fate, rows
+    tmp_path, failing_io, journal, synchronous, failing, rule, fate, rows
 ) -> None:
     path = tmp_path / "topics.db"
     done = subprocess.run(
         [sys.executable, "-c", CHILD, path, journal, synchronous, failing],
-        env={**os.environ, "LD_PRELOAD": str(failing_sync)},
+        env={**os.environ, "LD_PRELOAD": str(failing_io)},
         stdout=subprocess.PIPE,
         text=True,
         check=True,
@@ -92,12 +106,12 @@ def test_a_failed_commit_is_not_called_rolled_back_where_it_may_be_kept(
     ("journal", "failing"), [("wal", "wal"), ("truncate", "journal"), ("delete", "directory")]
 )
 def test_full_durability_syncs_what_makes_a_commit_last(
-    tmp_path, failing_sync, journal, failing
+    tmp_path, failing_io, journal, failing
 ) -> None:
     path = tmp_path / "topics.db"
     done = subprocess.run(
         [sys.executable, "-c", WRITER, path, journal, failing],
-        env={**os.environ, "LD_PRELOAD": str(failing_sync)},
+        env={**os.environ, "LD_PRELOAD": str(failing_io)},
         stdout=subprocess.PIPE,
         text=True,
         check=True,

@@ -309,9 +309,9 @@ def count_syncs(path, journal, kind, library):
     ],
 )
 def test_a_group_is_as_durable_as_its_strictest_member_wants(
-    tmp_path, failing_sync, journal, kind, relaxed, strict
+    tmp_path, counted_sync, journal, kind, relaxed, strict
 ):
-    told = count_syncs(tmp_path / "topics.db", journal, kind, failing_sync)
+    told = count_syncs(tmp_path / "topics.db", journal, kind, counted_sync)
     assert told == {
         "normal": relaxed,
         "full": strict,

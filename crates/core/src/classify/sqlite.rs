@@ -183,6 +183,21 @@ pub const RULES: &[Rule] = &[
         When::AutocommitWriteCommitPointUnclear,
         "source: a write outside a transaction is its own COMMIT",
     ),
+    commit_in_doubt(
+        "sqlite.nomem.commit",
+        &[7],
+        COMMIT,
+        When::CommitPointUnclear,
+        "measured in WAL: without memory for the log's index after the frames were written, SQLite says \
+         rolled back, and a crash brings the rows back",
+    ),
+    commit_in_doubt(
+        "sqlite.nomem.autocommit",
+        &[7],
+        &[Phase::Statement],
+        When::AutocommitWriteCommitPointUnclear,
+        "source: a write outside a transaction is its own COMMIT",
+    ),
     Rule {
         id: "sqlite.ioerr",
         codes: &[10],

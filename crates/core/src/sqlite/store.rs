@@ -46,6 +46,8 @@ pub(crate) struct Store {
     checkpoint_at: i32,
     last_insert: Arc<LastInsert>,
     faults: Faults,
+    /// What is open holds what callers were told is undone.
+    doomed: bool,
 }
 
 impl Store {
@@ -80,6 +82,7 @@ impl Store {
             checkpoint_at: CHECKPOINT_FRAMES,
             last_insert,
             faults: Faults::default(),
+            doomed: false,
         })
     }
 
@@ -128,8 +131,8 @@ impl Store {
 
     /// Takes the write lock, without waiting.
     pub(crate) fn begin(&mut self, durability: Durability) -> Result<(), Failure> {
-        // Left by a ROLLBACK that failed: whoever began it was told that nothing is kept.
-        self.roll_back();
+        // What a ROLLBACK that failed has left open.
+        self.try_roll_back()?;
         if self.durability != Some(durability) {
             let level = match (durability, self.journal_mode) {
                 // Until the folder is synced, a power cut can bring a deleted journal back, and
@@ -151,15 +154,22 @@ impl Store {
         Ok(())
     }
 
-    /// Ends a transaction, if one is open.
+    /// Ends a transaction. Where that fails, what is open is never committed.
     pub(crate) fn roll_back(&mut self) {
+        drop(self.try_roll_back());
+    }
+
+    fn try_roll_back(&mut self) -> Result<(), Failure> {
+        let mut last = Ok(());
         for _ in 0..ROLLBACKS {
             // A failing ROLLBACK has ended the transaction all the same (lang_transaction.html),
-            // unless it failed before it began: an interrupt that was meant for the statement before.
-            if !self.in_transaction() || self.control(ours!("ROLLBACK")).is_ok() {
-                return;
+            // unless it failed before it began: an interrupt for the statement before, no memory.
+            if !self.connection.is_autocommit() {
+                last = self.control(ours!("ROLLBACK"));
             }
         }
+        self.doomed = !self.connection.is_autocommit();
+        if self.doomed { last } else { Ok(()) }
     }
 
     pub(crate) fn savepoint(&self) -> Result<(), Failure> {
@@ -175,8 +185,9 @@ impl Store {
         self.release()
     }
 
+    /// Whether a transaction is open that may be committed.
     pub(crate) fn in_transaction(&self) -> bool {
-        !self.connection.is_autocommit()
+        !self.doomed && !self.connection.is_autocommit()
     }
 
     pub(crate) fn faults(&self) -> Faults {

@@ -16,7 +16,7 @@ use crate::classify::{Conditions, Dialect, Journal, Phase, RetryKind, Verdict, c
 use crate::error::{Error, ErrorKind, Result};
 use crate::handoff::worker::{self, Begin, Executor, Late};
 use crate::handoff::{Entry, Handoff, Outcome, Patience};
-use crate::sqlite::{Durability, Failure, Faults, FileSettings, Gate, Store, Written};
+use crate::sqlite::{Durability, Failure, Faults, FileSettings, Gate, Store};
 use crate::sync::Mutex;
 
 /// The connection behind its gate; `None` once it is closed.
@@ -330,7 +330,7 @@ impl Executor<Job, Done> for Engine {
     }
 
     fn pass(&self, job: &Job) -> Option<Done> {
-        matches!(job, Job::Barrier).then(|| Done::Written(Written::default()))
+        job.passes()
     }
 
     fn refused(&self, job: &Job, error: &Error) {

@@ -121,7 +121,15 @@ fn run_members(
 /// Runs one job's statements. An error leaves nothing of the job.
 fn run_job(store: &mut Store, job: &Job) -> Result<Written, Failure> {
     let Job::Write(unit) = job else { return Ok(Written::default()) };
-    let ran = catch_unwind(AssertUnwindSafe(|| run_unit(store, unit)));
+    contained(store, |store| run_unit(store, unit))
+}
+
+/// Turns a panic into an error that ends the transaction.
+fn contained(
+    store: &mut Store,
+    run: impl FnOnce(&mut Store) -> Result<Written, Failure>,
+) -> Result<Written, Failure> {
+    let ran = catch_unwind(AssertUnwindSafe(|| run(store)));
     let ran = ran.unwrap_or_else(|_| {
         // Half a statement may have run: only the whole transaction is known to be undone.
         store.roll_back();
@@ -151,15 +159,16 @@ fn run_unit(store: &mut Store, unit: &Unit) -> Result<Written, Failure> {
     }
 }
 
-/// Runs a unit in a caller's transaction, which goes on after an error, without the unit.
+/// Runs a unit in a caller's transaction, which goes on after an error, without the unit; after a
+/// panic it does not.
 pub(super) fn run_step(store: &mut Store, unit: &Unit) -> Result<Written, Failure> {
-    match &unit.rows {
+    contained(store, |store| match &unit.rows {
         Rows::One(params) if Store::may_change_rows(&unit.sql) => {
             as_one(store, |store| store.run(&unit.sql, params))
         }
         Rows::One(params) => store.run(&unit.sql, params),
         Rows::Many(rows) => as_one(store, |store| store.run_many(&unit.sql, rows)),
-    }
+    })
 }
 
 /// Runs statements in a savepoint, so that all of them count or none.
@@ -311,13 +320,13 @@ fn give_all(outcomes: &mut Outcomes, members: &[usize], error: &Error) {
 fn settle(engine: &Engine, group: &Group, outcomes: Outcomes) -> Vec<Outcome<Done>> {
     let now = Instant::now();
     let settle = |(entry, outcome): (&Entry<Job, Done>, Option<Outcome<Done>>)| {
+        if let Some(done) = entry.request.job.passes() {
+            return Ok(done);
+        }
         let outcome = outcome.unwrap_or_else(|| {
             Err(Error::new(ErrorKind::Internal, "the group ended without an outcome"))
         });
-        let job = &entry.request.job;
-        if !matches!(job, Job::Barrier) {
-            settle_one(engine, job, &outcome, now - entry.since);
-        }
+        settle_one(engine, &entry.request.job, &outcome, now - entry.since);
         outcome
     };
     group.iter().zip(outcomes).map(settle).collect()

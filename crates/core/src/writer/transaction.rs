@@ -81,6 +81,16 @@ impl Transaction {
     /// As [`commit`](Self::commit).
     pub fn commit_with(&self, call: &Call<'_>) -> Result<()> {
         let engine = self.engine()?;
+        let outcome = self.end(engine, call);
+        let counter = match outcome {
+            Ok(()) => &engine.counters.committed,
+            Err(_) => &engine.counters.failed,
+        };
+        add(counter, 1);
+        outcome.inspect_err(|error| engine.watch.failure(None, error))
+    }
+
+    fn end(&self, engine: &Engine, call: &Call<'_>) -> Result<()> {
         if let Err(failure) = engine.with_store(|store| self.check_store(engine, store)) {
             self.roll_back();
             return Err(failure.into_error());
@@ -90,13 +100,7 @@ impl Transaction {
             Patience { deadline: None, slice: call.slice, interrupted: call.interrupted };
         let outcome = commit_open(engine, &patience, &|| engine.handoff.holds_turn(self.id));
         self.leave(engine);
-        let counter = match outcome {
-            Ok(()) => &engine.counters.committed,
-            Err(_) => &engine.counters.failed,
-        };
-        add(counter, 1);
-        let outcome = outcome.map_err(|undone| undone.into_failure().into_error());
-        outcome.inspect_err(|error| engine.watch.failure(None, error))
+        outcome.map_err(|undone| undone.into_failure().into_error())
     }
 
     /// Rolls back. Harmless when the transaction has ended.
