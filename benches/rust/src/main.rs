@@ -1,7 +1,7 @@
 //! Measures turnwise against bare rusqlite in interleaved rounds, and prints every round as JSON.
 //!
 //! ```text
-//! turnwise-benches all FOLDER [--quick]
+//! turnwise-benches all FOLDER ROUNDS|--quick
 //! turnwise-benches loop FOLDER turnwise|bare full|normal WRITES
 //! ```
 //!
@@ -25,11 +25,10 @@ fn main() -> Outcome<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
-        ["all", folder, options @ ..] => {
-            let plan = if options.contains(&"--quick") {
-                measures::Plan::QUICK
-            } else {
-                measures::Plan::FULL
+        ["all", folder, rounds] => {
+            let plan = match *rounds {
+                "--quick" => measures::Plan::QUICK,
+                rounds => measures::Plan::FULL.with_rounds(rounds.parse()?),
             };
             println!("{}", measures::all(Path::new(folder), &plan)?);
             Ok(())
@@ -37,7 +36,9 @@ fn main() -> Outcome<()> {
         ["loop", folder, side, durability, writes] => {
             write_alone(&PathBuf::from(folder).join("loop.db"), side, durability, writes.parse()?)
         }
-        _ => Err("usage: all FOLDER [--quick] | loop FOLDER turnwise|bare full|normal N".into()),
+        _ => {
+            Err("usage: all FOLDER ROUNDS|--quick | loop FOLDER turnwise|bare full|normal N".into())
+        }
     }
 }
 

@@ -27,9 +27,13 @@ pub(crate) struct Plan {
 
 impl Plan {
     pub(crate) const FULL: Self =
-        Self { rounds: 9, window: Duration::from_secs(2), submits: 200_000, blocks: 40 };
+        Self { rounds: 7, window: Duration::from_secs(2), submits: 200_000, blocks: 40 };
     pub(crate) const QUICK: Self =
         Self { rounds: 1, window: Duration::from_millis(100), submits: 5_000, blocks: 2 };
+
+    pub(crate) fn with_rounds(self, rounds: u32) -> Self {
+        Self { rounds, ..self }
+    }
 }
 
 /// Saves in a block, short enough that both sides meet the same weather.
