@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! turnwise-benches all FOLDER ROUNDS|--quick
-//! turnwise-benches loop FOLDER turnwise|bare full|normal WRITES
+//! turnwise-benches loop FOLDER turnwise|pipelined|bare full|normal WRITES
 //! ```
 //!
-//! `loop` makes uncontended writes and nothing else, for a counter of instructions.
+//! `loop` makes writes of one kind and nothing else, for a profiler or a counter of instructions.
 
 #![allow(clippy::print_stdout, reason = "the report is the output")]
 
@@ -37,7 +37,7 @@ fn main() -> Outcome<()> {
             write_alone(&PathBuf::from(folder).join("loop.db"), side, durability, writes.parse()?)
         }
         _ => {
-            Err("usage: all FOLDER ROUNDS|--quick | loop FOLDER turnwise|bare full|normal N".into())
+            Err("usage: all FOLDER ROUNDS|--quick | loop FOLDER turnwise|pipelined|bare full|normal N".into())
         }
     }
 }
@@ -57,6 +57,11 @@ fn write_alone(path: &Path, side: &str, durability: &str, saves: u64) -> Outcome
             writer.close(&turnwise::writer::Call::default())?;
             let stats = writer.stats();
             println!("{}", json!({"inline": stats.inline, "transactions": stats.transactions}));
+        }
+        "pipelined" => {
+            let writer = batched::open(path, durability)?;
+            batched::pipeline(&writer, saves)?;
+            writer.close(&turnwise::writer::Call::default())?;
         }
         "bare" => {
             let peer = bare::open(path, durability)?;
