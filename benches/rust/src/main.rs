@@ -36,9 +36,10 @@ fn main() -> Outcome<()> {
         ["loop", folder, side, durability, writes] => {
             write_alone(&PathBuf::from(folder).join("loop.db"), side, durability, writes.parse()?)
         }
-        _ => {
-            Err("usage: all FOLDER ROUNDS|--quick | loop FOLDER turnwise|pipelined|bare full|normal N".into())
-        }
+        _ => Err(
+            "usage: all FOLDER ROUNDS|--quick | loop FOLDER turnwise|pipelined|bare full|normal N"
+                .into(),
+        ),
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::Instant;
 
 use super::queue::{Entry, Limits};
-use super::ticket::{Reply, UNCOUNTED};
+use super::ticket::UNCOUNTED;
 use crate::sync::ThreadId;
 
 /// Who may run jobs on the database.
@@ -30,6 +30,8 @@ pub(crate) struct State<J, T> {
     pub(super) rows: usize,
     pub(super) bytes: usize,
     pub(super) strict: usize,
+    /// No submitter's time is up before this. Too early once that submitter is gone.
+    soonest: Option<Instant>,
     pub(super) next_seq: u64,
     pub(super) lane: Lane,
     /// The last group had more than one job, or left some behind.
@@ -63,6 +65,7 @@ impl<J, T> State<J, T> {
             rows: 0,
             bytes: 0,
             strict: 0,
+            soonest: None,
             next_seq: 1,
             lane: Lane::Free,
             company: false,
@@ -115,7 +118,23 @@ impl<J, T> State<J, T> {
         self.strict -= usize::from(entry.request.strict);
         // Whoever comes next has not waited for the lock.
         self.locked &= !self.queue.is_empty();
+        if self.queue.is_empty() {
+            self.soonest = None;
+        }
         Some(entry)
+    }
+
+    /// Puts a job at the end of the queue. `true`: its deadline is the writer thread's to keep.
+    pub(super) fn append(&mut self, entry: Entry<J, T>) -> bool {
+        self.rows += entry.request.rows;
+        self.bytes += entry.request.bytes;
+        self.strict += usize::from(entry.request.strict);
+        let watched = entry.submitters_deadline();
+        if let Some(deadline) = watched {
+            self.soonest = Some(self.soonest.map_or(deadline, |soonest| soonest.min(deadline)));
+        }
+        self.queue.push_back(entry);
+        watched.is_some()
     }
 
     /// A number that no job, no place in the doorway and no turn has had.
@@ -128,15 +147,19 @@ impl<J, T> State<J, T> {
     /// Removes what submitters left whose deadline has come.
     pub(super) fn take_late(&mut self, now: Instant) -> Vec<Entry<J, T>> {
         let mut late = Vec::new();
+        // A look at every job costs as much as writing some hundred of them when the queue is long.
+        if self.soonest.is_none_or(|soonest| now < soonest) {
+            return late;
+        }
         let mut at = 0;
         while let Some(entry) = self.queue.get(at) {
-            let sink = matches!(entry.promise.reply(), Some(Reply::Sink(..)));
-            if sink && entry.deadline.is_some_and(|deadline| deadline <= now) {
+            if entry.submitters_deadline().is_some_and(|deadline| deadline <= now) {
                 late.extend(self.remove(at));
             } else {
                 at += 1;
             }
         }
+        self.soonest = self.queue.iter().filter_map(Entry::submitters_deadline).min();
         late
     }
 
@@ -149,13 +172,9 @@ impl<J, T> State<J, T> {
         self.strict > 0
     }
 
-    /// When the next submitter has to be told that its time is up.
+    /// When to look next for a submitter who has to be told that its time is up.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.queue
-            .iter()
-            .filter(|entry| matches!(entry.promise.reply(), Some(Reply::Sink(..))))
-            .filter_map(|entry| entry.deadline)
-            .min()
+        self.soonest
     }
 }
 
