@@ -20,7 +20,7 @@ export PYO3_PYTHON := $(PY)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-pure test-threads test-private-copy test-shuttle test-python \
+.PHONY: help demo bench picture test test-pure test-threads test-private-copy test-shuttle test-python \
 	test-docs test-packages check soak stubs format wheel clean
 
 help: ## Show this list
@@ -28,6 +28,12 @@ help: ## Show this list
 
 demo: $(VENV)/.native ## Run the story on a real SQLite file (ARGS="--seed 7" adds options)
 	@$(BIN)/turnwise demo $(ARGS)
+
+bench: $(VENV)/.benches ## Measure beside peers; writes benches/results/ (ARGS=--quick: smoke run)
+	$(PY) benches/python/run.py $(ARGS)
+
+picture: $(VENV)/.native ## Draw docs/story.svg from the newest results
+	$(PY) benches/python/picture.py $(ARGS)
 
 test: $(VENV)/.native ## Run everything that CI runs and print the total
 	@$(PY) tools/run_steps.py check test-pure test-threads test-private-copy test-shuttle \
@@ -45,7 +51,7 @@ test-private-copy: ## Core with the batch writer on a SQLite of its own
 test-shuttle: ## Model-check the hand-off between threads
 	RUSTFLAGS='--cfg shuttle' CARGO_TARGET_DIR=target/shuttle $(CORE) --features threads --lib shuttle
 
-test-python: $(VENV)/.native ## The Python package
+test-python: $(VENV)/.benches ## The Python package
 	$(PY) -m pytest -m 'not docs and not packaging' $(ARGS)
 
 test-docs: $(VENV)/.native ## Every snippet of README.md and docs/
@@ -62,6 +68,7 @@ check: $(VENV)/.native ## The static part alone
 	$(CLIPPY) -p turnwise --features sqlite -- -D warnings
 	$(CLIPPY) -p turnwise --features private-copy -- -D warnings
 	$(CLIPPY) -p turnwise-python -- -D warnings
+	$(CLIPPY) -p turnwise-benches -- -D warnings
 	$(CARGO) check --quiet --locked -p turnwise --target wasm32-unknown-unknown
 	$(BIN)/ruff check --quiet
 	$(BIN)/ruff format --check --quiet
@@ -75,7 +82,7 @@ soak: $(VENV)/.native ## The long counts (hours); writes benches/results/soak-<d
 		test-private-copy test-shuttle soak-python
 
 .PHONY: soak-python
-soak-python: $(VENV)/.native
+soak-python: $(VENV)/.benches
 	$(PY) -m pytest -m 'not docs and not packaging' --timeout 0 $(ARGS)
 
 stubs: $(VENV)/.ready ## Write python/turnwise/_native.pyi anew from the Rust signatures
@@ -103,4 +110,12 @@ $(VENV)/.ready: tools/dev-requirements.txt tools/bootstrap.sh
 $(VENV)/.native: $(VENV)/.ready Cargo.toml Cargo.lock pyproject.toml $(NATIVE_SOURCES)
 	@echo "Building the native module with its own SQLite (the first time: one to two minutes)"
 	$(MATURIN) develop --release --quiet
+	@touch $@
+
+# The peers, the Rust side of the benches, and what counts instructions.
+$(VENV)/.benches: $(VENV)/.native benches/requirements.txt $(wildcard benches/rust/src/*.rs) \
+		benches/rust/Cargo.toml tools/valgrind.sh
+	@tools/valgrind.sh
+	@$(PY) -m pip install --quiet -r benches/requirements.txt
+	$(CARGO) build --quiet --release --locked -p turnwise-benches
 	@touch $@

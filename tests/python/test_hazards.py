@@ -152,3 +152,53 @@ def test_ctrl_c_in_a_group_that_waits_tells_the_outcome(read_locked: BatchWriter
     assert any("the interrupted write failed: database is locked" in note for note in notes)
     interrupter.join()
     holder.join()
+
+
+HELD_GIL = """
+import asyncio, sys, threading, warnings
+warnings.simplefilter("ignore")
+from turnwise import BatchWriter
+
+ran, go, stop = [0], threading.Event(), threading.Event()
+
+def hog():
+    go.wait()
+    while not stop.is_set():
+        ran[0] += 1
+
+async def main(writer):
+    steps = [writer.aexecute("INSERT INTO t DEFAULT VALUES") for _ in range(3000)]
+    threading.Thread(target=hog).start()
+    # The hog cannot take the GIL away: it runs if the loop's thread lets go of it.
+    sys.setswitchinterval(10)
+    go.set()
+    let_go = 0
+    for step in steps:
+        before = ran[0]
+        step.send(None)
+        let_go += ran[0] != before
+        if let_go:
+            break
+    sys.setswitchinterval(0.005)
+    stop.set()
+    print("let go:", let_go)
+    for step in steps:
+        step.close()
+
+with BatchWriter(sys.argv[1]) as writer:
+    writer.execute("CREATE TABLE t(id INTEGER PRIMARY KEY)")
+    asyncio.run(main(writer))
+    writer.flush()
+    print(writer.execute("SELECT count(*) FROM t").rows)
+"""
+
+
+def test_a_write_from_an_event_loop_keeps_the_gil(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HELD_GIL, str(tmp_path / "a.db")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert done.stdout == "let go: 0\n[(3000,)]\n"

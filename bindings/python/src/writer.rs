@@ -138,8 +138,11 @@ impl NativeWriter {
         let outcome = loop {
             let writer = &self.writer;
             let outbox = &post.outbox;
-            // Opening the child's own connection after a fork may wait for the disk.
-            match py.detach(move || writer.submit(unit, patience, outbox, token)) {
+            let submit = move || writer.submit(unit, patience, outbox, token);
+            // With the GIL: beside a busy Python thread, who lets go of it may wait for a switch
+            // interval (5 ms) to get it back, and an event loop with it.
+            let submitted = if writer.is_connected() { submit() } else { py.detach(submit) };
+            match submitted {
                 Ok(Submitted::Queued(place)) => {
                     return Ok(Some(NativePlace { place, token, post }));
                 }

@@ -210,13 +210,8 @@ impl<J: Send + 'static, T: Send + 'static> Handoff<J, T> {
         promise: Promise<T>,
     ) -> u64 {
         let seq = state.next_number();
-        state.rows += request.rows;
-        state.bytes += request.bytes;
-        state.strict += usize::from(request.strict);
-        // The writer thread keeps the deadlines of those that do not block.
-        let watched = deadline.is_some() && matches!(promise.reply(), Some(Reply::Sink(..)));
         let since = now();
-        state.queue.push_back(Entry { seq, request, deadline, since, promise });
+        let watched = state.append(Entry { seq, request, deadline, since, promise });
         let wanted = state.parked && (state.lane == Lane::Free || watched);
         if wanted || state.gathering && state.rows >= self.limits.max_batch {
             self.work.notify_one();

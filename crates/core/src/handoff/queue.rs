@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::refusal::{cancelled, expired, orphaned};
 use super::state::{SpaceCall, State};
-use super::ticket::{Outcome, Patience, Pickup, Promise, Ticket};
+use super::ticket::{Outcome, Patience, Pickup, Promise, Reply, Ticket};
 use crate::error::Error;
 use crate::sync::{Condvar, Mutex, MutexGuard, ThreadId, unlocked};
 
@@ -41,6 +41,13 @@ pub(crate) struct Entry<J, T> {
     /// When it was accepted.
     pub(crate) since: Instant,
     pub(crate) promise: Promise<T>,
+}
+
+impl<J, T> Entry<J, T> {
+    /// The deadline that the writer thread keeps, for a caller that does not block.
+    pub(super) fn submitters_deadline(&self) -> Option<Instant> {
+        self.deadline.filter(|_| matches!(self.promise.reply(), Some(Reply::Sink(..))))
+    }
 }
 
 /// How a blocking request goes on.

@@ -224,6 +224,28 @@ fn a_write_whose_deadline_has_passed_is_not_begun() {
 }
 
 #[test]
+fn each_submitter_is_told_when_its_own_time_is_up() {
+    let limits = Limits { max_rows: 10, ..LIMITS };
+    let handoff: Arc<Handoff<&'static str, ()>> = Handoff::new(limits);
+    let inbox = Arc::new(Inbox::default());
+    let at = |seconds| Instant::now() + Duration::from_secs(seconds);
+    let [first, second, last] = [at(10), at(20), at(30)];
+    offer(&handoff, &inbox, Some(last)).unwrap();
+    let withdrawn = offer(&handoff, &inbox, Some(first)).unwrap();
+    let in_time = offer(&handoff, &inbox, Some(second)).unwrap();
+    assert_eq!(handoff.lock().next_deadline(), Some(first));
+    handoff.withdraw(withdrawn);
+    let late =
+        |now| -> Vec<u64> { handoff.lock().take_late(now).iter().map(|entry| entry.seq).collect() };
+    assert!(late(first).is_empty());
+    assert_eq!(handoff.lock().next_deadline(), Some(second));
+    assert_eq!(late(second), [in_time]);
+    assert_eq!(handoff.lock().next_deadline(), Some(last));
+    assert_eq!(late(last).len(), 1);
+    assert_eq!(handoff.lock().next_deadline(), None);
+}
+
+#[test]
 fn a_group_takes_no_more_than_its_bound_and_no_strict_job_without_sync() {
     let limits = Limits { max_batch: 3, max_rows: 100, max_bytes: 1000 };
     let handoff: Arc<Handoff<&'static str, ()>> = Handoff::new(limits);

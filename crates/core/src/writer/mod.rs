@@ -241,6 +241,12 @@ impl BatchWriter {
         self.closed.load(Ordering::Acquire)
     }
 
+    /// Whether the next call finds a connection. After a fork a child's first call opens one, and
+    /// may wait for the disk or for others.
+    pub fn is_connected(&self) -> bool {
+        self.bound().is_some()
+    }
+
     /// The settings in effect on the file.
     ///
     /// # Errors

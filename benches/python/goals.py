@@ -1,0 +1,230 @@
+"""The goals, in one table, and what the rounds come to beside them.
+
+A figure is a ratio, taken within each round, and the median of the rounds.
+"""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Parts = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """One figure, and the bound that it should keep; `None` for a figure that is only told."""
+
+    key: str
+    what: str
+    part: str
+    figures: Callable[[Parts], list[float]]
+    at_least: float | None = None
+    at_most: float | None = None
+    unit: str = "x"
+    worst: bool = False
+    """Whether the figure is the highest of the rounds, not their median."""
+
+    def judge(self, parts: Parts) -> dict[str, Any]:
+        """The figure, and by how much the goal is missed."""
+        rounds = self.figures(parts)
+        figure = max(rounds) if self.worst else statistics.median(rounds)
+        bound = self.at_most if self.at_least is None else self.at_least
+        if bound is None:
+            met, missed_by = None, None
+        elif self.at_least is not None:
+            met, missed_by = figure >= bound, 1 - figure / bound
+        else:
+            met, missed_by = figure <= bound, figure / bound - 1
+        return {
+            "key": self.key,
+            "what": self.what,
+            "figure": figure,
+            "unit": self.unit,
+            "at_least": self.at_least,
+            "at_most": self.at_most,
+            "met": met,
+            "missed_by": None if met is not False else missed_by,
+            "rounds": rounds,
+        }
+
+
+def rust(measure: str) -> Callable[[Parts], list[float]]:
+    """The rate or time of turnwise over that of bare rusqlite, in each round."""
+
+    def figures(parts: Parts) -> list[float]:
+        rounds = parts["rust"]["measures"][measure]["rounds"]
+        return [one["turnwise"] / one["rusqlite"] for one in rounds]
+
+    return figures
+
+
+def story(size: str, peer: str) -> Callable[[Parts], list[float]]:
+    """How many times as long as turnwise the peer took, in each round."""
+
+    def figures(parts: Parts) -> list[float]:
+        rounds = parts["story"]["sizes"][size]["rounds"]
+        return [one[peer]["seconds"] / one["turnwise"]["seconds"] for one in rounds]
+
+    return figures
+
+
+def alone(measure: str, over: str, under: str) -> Callable[[Parts], list[float]]:
+    """One side's time over the other's, in each round."""
+
+    def figures(parts: Parts) -> list[float]:
+        rounds = parts["alone"]["measures"][measure]["rounds"]
+        return [one[over] / one[under] for one in rounds]
+
+    return figures
+
+
+def loop(name: str) -> Callable[[Parts], list[float]]:
+    """The longest that a step of the event loop was blocked, in each round."""
+
+    def figures(parts: Parts) -> list[float]:
+        return [one["blocked_ms"]["max"] for one in parts["loop"]["measures"][name]]
+
+    return figures
+
+
+ROWS = 10_000
+OURS, THEIRS = "turnwise", "sqlite3"
+SHARE = "share of the rows/s of bare rusqlite"
+
+GOALS = (
+    Goal(
+        "waiting-full",
+        f"58 waiting threads, FULL: {SHARE} in transactions of 58 rows",
+        "rust",
+        rust("waiting_full"),
+        at_least=0.35,
+    ),
+    Goal(
+        "waiting-normal",
+        f"58 waiting threads, NORMAL: {SHARE} in transactions of 58 rows",
+        "rust",
+        rust("waiting_normal"),
+        at_least=0.20,
+    ),
+    Goal(
+        "pipelined-full",
+        f"pipelined submits, FULL: {SHARE} in one transaction",
+        "rust",
+        rust("pipelined_full"),
+        at_least=0.60,
+    ),
+    Goal(
+        "pipelined-normal",
+        f"pipelined submits, NORMAL: {SHARE} in one transaction",
+        "rust",
+        rust("pipelined_normal"),
+        at_least=0.60,
+    ),
+    Goal(
+        "uncontended-rust-full",
+        "an uncontended write, FULL: time of BEGIN, INSERT, COMMIT in bare rusqlite",
+        "rust",
+        rust("uncontended_full"),
+        at_most=1.10,
+    ),
+    Goal(
+        "uncontended-rust-normal",
+        "an uncontended write, NORMAL: time of BEGIN, INSERT, COMMIT in bare rusqlite",
+        "rust",
+        rust("uncontended_normal"),
+        at_most=1.10,
+    ),
+    Goal(
+        "story-timeout",
+        "the story: time of `sqlite3` with a 5 s timeout",
+        "story",
+        story("story", "stdlib_timeout"),
+        at_least=400,
+    ),
+    Goal(
+        "story-peewee",
+        "the story: time of peewee's SqliteQueueDatabase",
+        "story",
+        story("story", "peewee"),
+        at_least=6,
+    ),
+    Goal(
+        "ten-timeout",
+        "ten times the story: time of `sqlite3` with a 5 s timeout",
+        "story",
+        story("ten_stories", "stdlib_timeout"),
+    ),
+    Goal(
+        "ten-peewee",
+        "ten times the story: time of peewee's SqliteQueueDatabase",
+        "story",
+        story("ten_stories", "peewee"),
+    ),
+    Goal(
+        "uncontended-python-full",
+        "an uncontended write from Python, FULL: time of `sqlite3`",
+        "alone",
+        alone("uncontended_full", OURS, THEIRS),
+        at_most=1.3,
+    ),
+    Goal(
+        "uncontended-python-normal",
+        "an uncontended write from Python, NORMAL: time of `sqlite3`",
+        "alone",
+        alone("uncontended_normal", OURS, THEIRS),
+    ),
+    Goal(
+        "executemany",
+        f"a list of {ROWS} tuples: speed of `sqlite3`'s executemany",
+        "alone",
+        alone(f"executemany_{ROWS}", THEIRS, OURS),
+        at_least=1.0,
+    ),
+    Goal(
+        "executemany-288",
+        "a list of 288 tuples: speed of `sqlite3`'s executemany",
+        "alone",
+        alone("executemany_288", THEIRS, OURS),
+    ),
+    *(
+        Goal(
+            f"loop-{hog}",
+            f"asyncio, 200 coroutines write, {beside}: longest time that a step was blocked",
+            "loop",
+            loop(f"{hog}_writing"),
+            at_most=1.0,
+            unit="ms",
+            worst=True,
+        )
+        for hog, beside in (
+            ("none", "no other thread"),
+            ("writer", "a thread keeps the writer busy"),
+            ("python", "a thread keeps the GIL busy"),
+        )
+    ),
+    *(
+        Goal(
+            f"loop-{hog}-baseline",
+            f"asyncio, the same without a write, {beside}",
+            "loop",
+            loop(f"{hog}_baseline"),
+            unit="ms",
+            worst=True,
+        )
+        for hog, beside in (
+            ("none", "no other thread"),
+            ("writer", "a thread keeps the writer busy"),
+            ("python", "a thread keeps the GIL busy"),
+        )
+    ),
+)
+
+
+def judge(parts: Parts) -> list[dict[str, Any]]:
+    """Every goal whose part was measured."""
+    return [goal.judge(parts) for goal in GOALS if goal.part in parts]
