@@ -3,6 +3,7 @@
 mod attention;
 mod classify;
 mod delivery;
+mod drain;
 mod error;
 mod events;
 mod lock;
@@ -25,6 +26,8 @@ mod _native {
     #[pymodule_export]
     use crate::delivery::Pickups;
     #[pymodule_export]
+    use crate::drain::drain_all;
+    #[pymodule_export]
     use crate::events::Event;
     #[pymodule_export]
     use crate::policy::{Budget, Retry, RetryPolicy, draws};
@@ -35,5 +38,5 @@ mod _native {
     #[pymodule_export]
     use crate::transaction::NativeTransaction;
     #[pymodule_export]
-    use crate::writer::{NativePlace, NativeWriter, drain_all};
+    use crate::writer::{NativePlace, NativeWriter};
 }

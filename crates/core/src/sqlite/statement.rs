@@ -155,6 +155,11 @@ pub(super) enum Verb {
 }
 
 impl Verb {
+    /// Whether a statement of this kind changes rows; `readonly`: SQLite says that it changes none.
+    pub(super) fn changes_rows(self, readonly: bool) -> bool {
+        self == Self::Insert || self == Self::Change && !readonly
+    }
+
     pub(super) fn of(sql: &str) -> Self {
         let start = skip_blanks(sql);
         let end = start.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(start.len());

@@ -258,7 +258,7 @@ impl Store {
         verb: Verb,
         rows: &[Params],
     ) -> Result<Written, Failure> {
-        let rowcount = changes_rows(statement, verb).then_some(0);
+        let rowcount = verb.changes_rows(statement.readonly()).then_some(0);
         let mut all = Written { rowcount, ..Written::default() };
         for (at, params) in rows.iter().enumerate() {
             let one = self.step(statement, verb, params).map_err(|mut failure| {
@@ -357,7 +357,7 @@ impl Store {
                 rows.push(row?);
             }
         }
-        let rowcount = changes_rows(statement, verb).then(|| self.connection.changes());
+        let rowcount = verb.changes_rows(statement.readonly()).then(|| self.connection.changes());
         let lastrowid = if verb == Verb::Insert {
             self.last_insert.of_statement(self.connection.last_insert_rowid())
         } else {
@@ -388,10 +388,6 @@ impl Store {
         let sql = format!("PRAGMA {name}");
         Ok(self.guard.lifted(|| self.connection.query_row(&sql, [], |row| row.get(0)))?)
     }
-}
-
-fn changes_rows(statement: &CachedStatement<'_>, verb: Verb) -> bool {
-    verb == Verb::Insert || verb == Verb::Change && !statement.readonly()
 }
 
 /// Keeps a savepoint statement out of the cache, which gives statements out again without asking the
