@@ -78,7 +78,7 @@ check: $(VENV)/.native ## The static part alone
 	$(PY) -m pytest -q tests/python/test_stub.py tests/python/test_versions.py tests/python/test_architecture.py
 
 soak: $(VENV)/.native ## The long counts (hours); writes benches/results/soak-<date>.md
-	@TURNWISE_SOAK=1 TURNWISE_MODEL_ROUNDS=20 $(PY) tools/run_steps.py --report benches/results \
+	@TURNWISE_SOAK=1 TURNWISE_MODEL_ROUNDS=10 $(PY) tools/run_steps.py --report benches/results \
 		test-private-copy test-shuttle soak-python
 
 .PHONY: soak-python
