@@ -45,7 +45,11 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--dir", type=Path, default=ROOT / "target" / "benches", help="on a disk")
     parser.add_argument("--results", type=Path, help="where to write; default: benches/results")
+    parser.add_argument("--page", type=Path, metavar="JSON", help="only write its page anew")
     wanted = parser.parse_args()
+    if wanted.page is not None:
+        report.write(json.loads(wanted.page.read_text(encoding="utf-8")), wanted.page.parent)
+        return 0
     warnings.simplefilter("ignore", RuntimeWarning)
     if wanted.results is None:
         wanted.results = ROOT / ("target/benches-quick" if wanted.quick else "benches/results")
