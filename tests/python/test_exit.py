@@ -46,13 +46,11 @@ def test_pools_lose_nothing(path, scene, method) -> None:
 
 
 def test_children_of_billiard_lose_nothing(path) -> None:
-    pytest.importorskip("billiard")
     run("exit_scenes.py", "billiards", path)
     check(path, whole("child", *(f"task-{at}" for at in range(4))) | {("parent", 0)})
 
 
 def test_the_workers_of_celery_lose_nothing(path, tmp_path, monkeypatch) -> None:
-    pytest.importorskip("celery")
     for folder in ("queue", "control"):
         (tmp_path / folder).mkdir()
     monkeypatch.setenv("CELERY_FOLDER", str(tmp_path))
