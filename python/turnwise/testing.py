@@ -81,7 +81,7 @@ class Faults:
           code of SQLite.
         - ``effect``: ``"refused"``: nothing was done; ``"rolled_back"``: nor is anything left of
           the transaction, as after a full disk; ``"done"``: it was done, and reported as failed
-          all the same (a COMMIT in doubt); ``"panicked"``: the writer itself fails.
+          all the same (a COMMIT in doubt); ``"panicked"``, of a statement: turnwise itself fails.
         - ``after``: operations that pass first.
         - ``times``: operations that fail.
 

@@ -147,6 +147,7 @@ def test_a_writer_that_panics_says_so_and_goes_on(writer):
         (("begin", "typo"), "error='typo' is unknown: it must be a result code or one of"),
         (("begin", "busy", {"effect": "odd"}), "effect='odd' is unknown"),
         (("begin", "busy", {"times": 0}), "times=0 is out of range"),
+        (("commit", 5, {"effect": "panicked"}), "effect='panicked' at 'commit' would end the writer"),
         (("begin", "busy", {"after": -1}), "after=-1 is out of range"),
     ],
 )

@@ -30,14 +30,22 @@ pub(crate) fn fault(
             )
         })
     };
+    let point = FaultPoint::from_name(point).ok_or_else(|| {
+        unknown("at", point, FaultPoint::ALL.iter().map(|point| point.name()).collect())
+    })?;
+    let effect = FaultEffect::from_name(effect).ok_or_else(|| {
+        unknown("effect", effect, FaultEffect::ALL.iter().map(|effect| effect.name()).collect())
+    })?;
+    if effect == FaultEffect::Panicked && point != FaultPoint::Statement {
+        return Err(refuse(
+            ErrorKind::InvalidSetting,
+            format!("effect='panicked' at '{point}' would end the writer: only at 'statement'"),
+        ));
+    }
     Ok(Fault {
-        point: FaultPoint::from_name(point).ok_or_else(|| {
-            unknown("at", point, FaultPoint::ALL.iter().map(|point| point.name()).collect())
-        })?,
+        point,
         code,
-        effect: FaultEffect::from_name(effect).ok_or_else(|| {
-            unknown("effect", effect, FaultEffect::ALL.iter().map(|effect| effect.name()).collect())
-        })?,
+        effect,
         after: count("after", after, 0)?,
         times: count("times", times, 1)?,
     })
