@@ -299,6 +299,12 @@ class RetryPolicy:
         """
         The same delays in whole nanoseconds.
         """
+    @staticmethod
+    def for_locks(*, deadline: SupportsFloat | SupportsIndex = 30.0) -> RetryPolicy:
+        """
+        The policy of a `BatchWriter` that is given none, with another `deadline`: 1 ms, doubling to
+        50 ms, full jitter.
+        """
     @property
     def initial_delay(self, /) -> float:
         """

@@ -84,7 +84,7 @@ def _tell(events: Sequence[Event], dropped: int) -> None:
         for subscription in _Hooks.all:
             try:
                 subscription.hook(event)
-            except Exception:  # noqa: BLE001 - whatever it is, it must not stop the others
+            except BaseException:  # noqa: BLE001 - even SystemExit must not stop the others
                 _LOG.exception("the hook %r failed", subscription.hook)
     if dropped:
         _LOG.warning("%d events were dropped: a hook or a log handler is too slow", dropped)

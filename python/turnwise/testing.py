@@ -80,8 +80,9 @@ class Faults:
           ``"corrupt"``, ``"readonly"``, ``"interrupt"``, ``"constraint"``, or any (extended) result
           code of SQLite.
         - ``effect``: ``"refused"``: nothing was done; ``"rolled_back"``: nor is anything left of
-          the transaction, as after a full disk; ``"done"``: it was done, and reported as failed
-          all the same (a COMMIT in doubt); ``"panicked"``: the writer itself fails.
+          the transaction, as after a full disk; ``"done"``, of a COMMIT in doubt (``"ioerr"``,
+          ``"nomem"``): it was done, and reported as failed all the same; ``"panicked"``, of a
+          statement: turnwise itself fails.
         - ``after``: operations that pass first.
         - ``times``: operations that fail.
 

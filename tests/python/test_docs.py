@@ -102,7 +102,10 @@ def test_the_snippets_run(page, tmp_path, monkeypatch):
 def test_make_targets_and_links_exist(page):
     text = page.read_text(encoding="utf-8")
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for target in re.findall(r"\bmake ([a-z][a-z-]*)", "\n".join(re.findall(r"`[^`]+`", text))):
+    blocks = re.findall(r"^```(?:sh|console)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    words = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    commands = "\n".join([*blocks, *re.findall(r"`[^`]+`", words)])
+    for target in re.findall(r"\bmake ([a-z][a-z-]*)", commands):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
     for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
         assert (page.parent / link).exists(), link

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from turnwise import _native, errors
+from turnwise import BatchWriter, _native, errors
 
 
 def redo() -> _native.Verdict:
@@ -150,3 +150,12 @@ def test_success_without_a_budget_is_allowed() -> None:
     retry = _native.Retry(_native.RetryPolicy(), 1)
     assert retry.next(0, redo()) is not None
     retry.succeed()
+
+
+def test_the_policy_for_locks_is_the_writers_own(tmp_path):
+    with BatchWriter(tmp_path / "app.db") as writer:
+        assert _native.RetryPolicy.for_locks() == writer.settings.policy
+    longer = _native.RetryPolicy.for_locks(deadline=120)
+    assert (longer.deadline, longer.initial_delay, longer.max_delay) == (120, 0.001, 0.05)
+    with pytest.raises(errors.InvalidPolicyError, match="deadline is -1"):
+        _native.RetryPolicy.for_locks(deadline=-1)

@@ -109,6 +109,25 @@ def test_a_commit_in_doubt_is_reported_as_such(writer, effect):
     assert titles(writer.path) == ({"a"} if effect == "done" else set())
 
 
+@pytest.mark.parametrize(
+    ("journal", "at", "error"),
+    [
+        ("wal", "commit", "full"),
+        ("wal", "statement", "ioerr"),
+        ("wal", "begin", "busy"),
+        ("delete", "commit", "ioerr"),
+    ],
+)
+def test_what_sqlite_never_does_is_not_injected(tmp_path, journal, at, error):
+    """A failure that says "not in the file" of a row that is in the file."""
+    with (
+        BatchWriter(tmp_path / "other.db", journal_mode=journal) as writer,
+        faults(writer) as disk,
+        pytest.raises(errors.InvalidSettingError, match="effect='done' needs"),
+    ):
+        disk.strike(at, error, effect="done")
+
+
 def test_after_and_times_choose_the_operation(writer):
     with faults(writer) as disk:
         disk.strike("statement", "constraint", after=2, times=2)
@@ -147,6 +166,10 @@ def test_a_writer_that_panics_says_so_and_goes_on(writer):
         (("begin", "typo"), "error='typo' is unknown: it must be a result code or one of"),
         (("begin", "busy", {"effect": "odd"}), "effect='odd' is unknown"),
         (("begin", "busy", {"times": 0}), "times=0 is out of range"),
+        (
+            ("commit", 5, {"effect": "panicked"}),
+            "effect='panicked' at 'commit' would end the writer",
+        ),
         (("begin", "busy", {"after": -1}), "after=-1 is out of range"),
     ],
 )

@@ -331,3 +331,12 @@ def test_a_file_that_goes_while_writes_wait_fails_each_of_them(tmp_path, journal
         (tmp_path / "elsewhere.db").rename(path)
         assert writer.execute(INSERT, ("back",)).rowcount == 1
     assert select(path, "SELECT title FROM topic") == [("back",)]
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device"])
+def test_what_is_no_regular_file_is_not_opened(tmp_path, kind):
+    path = pathlib.Path("/dev/null") if kind == "device" else tmp_path / "fifo"
+    if kind == "fifo":
+        os.mkfifo(path)
+    with pytest.raises(errors.CannotOpenError, match="is no regular file"):
+        BatchWriter(path)

@@ -36,12 +36,12 @@ def interrupted(wait):
 """
 
 
-def tell(script, path):
+def tell(script, path, prompt=PROMPT):
     """Run a script that is interrupted and then prints one line of JSON."""
     output, took = interrupted_child(PRELUDE + script, path, os.path.dirname(__file__))
     first, _, rest = output.partition("\n")
     assert first == "interrupted"
-    assert took < PROMPT
+    assert took < prompt
     return json.loads(rest)
 
 
@@ -352,3 +352,17 @@ print(json.dumps(dict(notes=notes, after=writer.execute(INSERT, ("after",)).rowc
     )
     assert told == {"notes": ["the interrupted transaction failed: database is locked"], "after": 1}
     assert titles(tmp_path / "app.db") == {"after"}
+
+
+def test_a_write_that_runs_in_its_callers_thread_tells_its_outcome(tmp_path):
+    told = tell(
+        """
+writer = BatchWriter(path)
+writer.execute(CREATE)
+print(json.dumps(interrupted(lambda: writer.execute(SLOW, timeout=60))))
+""",
+        tmp_path / "app.db",
+        prompt=30,
+    )
+    assert told == ["the interrupted write was committed"]
+    assert titles(tmp_path / "app.db") == {"slow"}

@@ -28,6 +28,8 @@ pub(crate) fn attend<T: Send>(
         let interrupted = || asked_away(&interrupt);
         wait(&Call { timeout, inline, slice, interrupted: &interrupted })
     });
+    // One that came while a statement ran: its exception can still be told the outcome.
+    asked_away(&interrupt);
     (outcome, interrupt.into_inner().unwrap_or_default())
 }
 

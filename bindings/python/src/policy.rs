@@ -65,6 +65,17 @@ impl RetryPolicy {
         Ok(Self { inner })
     }
 
+    /// The policy of a `BatchWriter` that is given none, with another `deadline`: 1 ms, doubling to
+    /// 50 ms, full jitter.
+    #[staticmethod]
+    #[pyo3(signature = (*, deadline = 30.0))]
+    fn for_locks(deadline: f64) -> PyResult<Self> {
+        let inner = duration_from_seconds("deadline", deadline)
+            .and_then(retry::RetryPolicy::for_locks_within)
+            .map_err(to_py_err)?;
+        Ok(Self { inner })
+    }
+
     /// Attempts in all, the first included; `None` for no limit.
     #[getter]
     fn max_attempts(&self) -> Option<u32> {

@@ -2,6 +2,7 @@
 
 use pyo3::prelude::*;
 use turnwise::ErrorKind;
+use turnwise::classify::{Conditions, Dialect, Fate, Journal, Phase, classify};
 use turnwise::sqlite::{Fault, FaultEffect, FaultPoint};
 use turnwise::writer::{self, Rehearsal};
 
@@ -9,6 +10,7 @@ use crate::error::refuse;
 
 /// A fault, from Python's words.
 pub(crate) fn fault(
+    journal: Journal,
     point: &str,
     code: i32,
     effect: &str,
@@ -30,17 +32,41 @@ pub(crate) fn fault(
             )
         })
     };
+    let point = FaultPoint::from_name(point).ok_or_else(|| {
+        unknown("at", point, FaultPoint::ALL.iter().map(|point| point.name()).collect())
+    })?;
+    let effect = FaultEffect::from_name(effect).ok_or_else(|| {
+        unknown("effect", effect, FaultEffect::ALL.iter().map(|effect| effect.name()).collect())
+    })?;
+    if effect == FaultEffect::Panicked && point != FaultPoint::Statement {
+        return Err(refuse(
+            ErrorKind::InvalidSetting,
+            format!("effect='panicked' at '{point}' would end the writer: only at 'statement'"),
+        ));
+    }
+    if effect == FaultEffect::Done && !(point == FaultPoint::Commit && leaves_doubt(code, journal))
+    {
+        return Err(refuse(
+            ErrorKind::InvalidSetting,
+            format!(
+                "effect='done' needs a failure of COMMIT that leaves its outcome open: SQLite has \
+                 done nothing when it reports {code} at '{point}' with journal_mode='{}'",
+                journal.name()
+            ),
+        ));
+    }
     Ok(Fault {
-        point: FaultPoint::from_name(point).ok_or_else(|| {
-            unknown("at", point, FaultPoint::ALL.iter().map(|point| point.name()).collect())
-        })?,
+        point,
         code,
-        effect: FaultEffect::from_name(effect).ok_or_else(|| {
-            unknown("effect", effect, FaultEffect::ALL.iter().map(|effect| effect.name()).collect())
-        })?,
+        effect,
         after: count("after", after, 0)?,
         times: count("times", times, 1)?,
     })
+}
+
+fn leaves_doubt(code: i32, journal: Journal) -> bool {
+    let conditions = Conditions { journal: Some(journal), ..Conditions::default() };
+    classify(Dialect::Sqlite, code, Phase::Commit, conditions, Some(false)).fate == Fate::Unknown
 }
 
 /// Sets how writers wait: at most so many tries, without sleep and with this seed; `None`: as their

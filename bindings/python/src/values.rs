@@ -6,8 +6,8 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{
-    PyBool, PyByteArray, PyBytes, PyFloat, PyInt, PyList, PyMapping, PyMemoryView, PySequence,
-    PyString, PyTuple,
+    PyBool, PyByteArray, PyBytes, PyDict, PyFloat, PyInt, PyList, PyMapping, PyMemoryView,
+    PySequence, PyString, PyTuple,
 };
 use turnwise::ErrorKind;
 use turnwise::sqlite::{Params, Value};
@@ -58,6 +58,9 @@ pub(crate) fn params(given: &Bound<'_, PyAny>) -> PyResult<Params> {
 
 /// The parameters of many runs; an error names the row, counted from 0.
 pub(crate) fn rows(given: &Bound<'_, PyAny>) -> PyResult<Vec<Params>> {
+    if given.cast::<PyDict>().is_ok() {
+        return Err(unsupported("rows is a dict: pass a list of dicts, or of tuples".to_owned()));
+    }
     let mut all = Vec::with_capacity(given.len().unwrap_or(0));
     for (at, row) in given.try_iter()?.enumerate() {
         let row = row?;

@@ -245,7 +245,8 @@ impl NativeWriter {
 
     /// Has a fault strike the file's connection.
     fn _arm(&self, at: &str, code: i32, effect: &str, after: i64, times: i64) -> PyResult<()> {
-        let fault = testing::fault(at, code, effect, after, times)?;
+        let fault =
+            testing::fault(self.writer.options().journal_mode, at, code, effect, after, times)?;
         self.writer.arm(fault).map_err(to_py_err)
     }
 

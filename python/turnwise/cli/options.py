@@ -39,6 +39,9 @@ examples:
 
 exit status: 0 every save through turnwise landed, 1 not, 2 could not run or was stopped"""
 
+MOST_WORKERS = 1_000
+"""Threads; far more than a disk can be kept busy with."""
+
 
 def positive_int(text: str) -> int:
     """A whole number of at least 1."""
@@ -48,6 +51,14 @@ def positive_int(text: str) -> int:
         value = 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
+    return value
+
+
+def workers(text: str) -> int:
+    """A number of threads."""
+    value = positive_int(text)
+    if value > MOST_WORKERS:
+        raise argparse.ArgumentTypeError(f"must be at most {MOST_WORKERS}, not {text!r}")
     return value
 
 
@@ -155,7 +166,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_demo(demo: argparse.ArgumentParser) -> None:
     demo.set_defaults(parser=demo)
     demo.add_argument(
-        "--workers", type=positive_int, default=58, metavar="N", help="threads (default 58)"
+        "--workers", type=workers, default=58, metavar="N", help="threads (default 58)"
     )
     demo.add_argument(
         "--writes", type=positive_int, default=288, metavar="N", help="saves in all (default 288)"
@@ -196,7 +207,7 @@ def _add_write(write: argparse.ArgumentParser) -> None:
     )
     write.add_argument(
         "--workers",
-        type=positive_int,
+        type=workers,
         default=8,
         metavar="N",
         help="threads that write (default 8)",

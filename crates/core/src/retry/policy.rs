@@ -119,6 +119,15 @@ impl RetryPolicy {
         }
     }
 
+    /// The same delays, for as long as `deadline` allows.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidPolicy`] above 90 days.
+    pub fn for_locks_within(deadline: Duration) -> Result<Self> {
+        Self::new(RetrySettings { deadline, ..Self::for_locks().settings })
+    }
+
     /// The settings, as they were given.
     pub fn settings(&self) -> &RetrySettings {
         &self.settings

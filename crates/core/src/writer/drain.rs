@@ -1,13 +1,43 @@
-//! The end of a process: what was submitted is still written.
+//! Waiting for what was accepted: a flush, and the end of a process.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::BatchWriter;
 use super::engine::Engine;
 use super::files;
-use crate::error::{Error, ErrorKind, Result};
-use crate::handoff::Patience;
+use super::unit::Job;
+use crate::error::{Error, ErrorKind, ErrorState, Result};
+use crate::handoff::{Admission, Patience};
+use crate::sqlite::Durability;
+
+/// Returns once everything that was accepted before is committed or has failed.
+pub(super) fn drain(engine: &Arc<Engine>, patience: &Patience<'_>) -> Result<()> {
+    engine.handoff.check_reentry()?;
+    if engine.handoff.is_idle() {
+        return Ok(());
+    }
+    let request = Job::Barrier.request(Durability::Normal);
+    let waited = match engine.handoff.enter(request, false, patience) {
+        Ok(Admission::Queued(ticket, seq)) => {
+            engine.serve()?;
+            engine.handoff.wait(&ticket, seq, patience).0.map(|_| ())
+        }
+        Ok(Admission::Inline(_)) => Ok(()),
+        Err(error) => Err(error),
+    };
+    waited.map_err(|error| match error.state() {
+        ErrorState::Permanent => error,
+        // Whatever it waited for: room, the lock, or those before it.
+        ErrorState::Transient | ErrorState::Exhausted => Error::new(
+            ErrorKind::WriteTimeout,
+            format!(
+                "the time-out passed before everything that {} was given is written; what is \
+                 queued goes on being tried until its own deadlines",
+                engine.path().display()
+            ),
+        ),
+    })
+}
 
 /// Drains every writer of this process, at its end. Waits up to `timeout` in all.
 ///
@@ -30,7 +60,7 @@ pub fn drain_all(timeout: Duration) -> Result<()> {
 fn drain_last(engine: &Arc<Engine>, patience: &Patience<'_>) -> Result<()> {
     let unwritten = || engine.stats().failed + engine.stats().cancelled;
     let before = unwritten();
-    let drained = match BatchWriter::drain(engine, patience) {
+    let drained = match drain(engine, patience) {
         // Without a handle it drains by itself, and closes.
         Err(error) if error.kind() == ErrorKind::WriterClosed => engine.wait_closed(patience),
         drained => drained,

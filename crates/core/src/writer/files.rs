@@ -166,6 +166,12 @@ fn resolve(path: &Path) -> Result<PathBuf> {
             format!("{shown} is a directory: name the database file"),
         ));
     }
+    if path.exists() && !path.is_file() {
+        return Err(Error::new(
+            ErrorKind::CannotOpen,
+            format!("{shown} is no regular file: name a database file"),
+        ));
+    }
     let name = path.file_name().ok_or_else(|| {
         Error::new(ErrorKind::CannotOpen, format!("{shown} does not name a file"))
     })?;

@@ -41,7 +41,7 @@ use engine::Engine;
 use stats::add;
 use unit::{Done, Job};
 
-use crate::error::{Error, ErrorKind, ErrorState, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::handoff::{Admission, Patience, Request, Withdrawn};
 use crate::sqlite::{Fault, FileSettings, Written};
 
@@ -211,7 +211,7 @@ impl BatchWriter {
     /// [`ErrorKind::WriteTimeout`] at the deadline; the writes go on all the same.
     pub fn flush(&self, call: &Call<'_>) -> Result<()> {
         let engine = self.engine(call)?;
-        Self::drain(engine, &self.patience(call))
+        drain::drain(engine, &self.patience(call))
     }
 
     /// Drains what was accepted, and closes the connection with the last writer on the file.
@@ -230,7 +230,11 @@ impl BatchWriter {
             return Ok(());
         }
         let patience = self.patience(call);
-        let drained = Self::drain(bound, &patience);
+        let drained = match drain::drain(bound, &patience) {
+            // Its thread has failed: nothing is left to drain.
+            Err(error) if error.kind() == ErrorKind::WriterClosed => Ok(()),
+            drained => drained,
+        };
         bound.detach();
         drained?;
         if bound.is_closing() { bound.wait_closed(&patience) } else { Ok(()) }
@@ -331,29 +335,6 @@ impl BatchWriter {
         }
         let (outcome, pickup, interrupted) = engine.handoff.wait(&ticket, seq, &patience);
         Ok(Landing { outcome, pickup, interrupted })
-    }
-
-    fn drain(engine: &Arc<Engine>, patience: &Patience<'_>) -> Result<()> {
-        engine.handoff.check_reentry()?;
-        if engine.handoff.is_idle() {
-            return Ok(());
-        }
-        let request = Job::Barrier.request(crate::sqlite::Durability::Normal);
-        let Admission::Queued(ticket, seq) = engine.handoff.enter(request, false, patience)? else {
-            return Ok(());
-        };
-        engine.serve()?;
-        match engine.handoff.wait(&ticket, seq, patience).0 {
-            Err(error) if error.state() != ErrorState::Permanent => Err(Error::new(
-                ErrorKind::WriteTimeout,
-                format!(
-                    "the time-out passed before everything that {} was given is written; what is \
-                     queued goes on being tried until its own deadlines",
-                    engine.path().display()
-                ),
-            )),
-            waited => waited.map(|_| ()),
-        }
     }
 
     fn engine(&self, call: &Call<'_>) -> Result<&Arc<Engine>> {

@@ -98,8 +98,9 @@ impl Transaction {
         self.ended.store(true, Ordering::Release);
         let patience =
             Patience { deadline: None, slice: call.slice, interrupted: call.interrupted };
+        // Also after a panic: nobody else could give the lane back before the hold limit.
+        let _leave = Leave { transaction: self, engine };
         let outcome = commit_open(engine, &patience, &|| engine.handoff.holds_turn(self.id));
-        self.leave(engine);
         outcome.map_err(|undone| undone.into_failure().into_error())
     }
 
@@ -145,6 +146,18 @@ impl Transaction {
             ));
         }
         Ok(())
+    }
+}
+
+/// Gives the lane back at the end of its scope.
+struct Leave<'a> {
+    transaction: &'a Transaction,
+    engine: &'a Engine,
+}
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        self.transaction.leave(self.engine);
     }
 }
 
