@@ -232,3 +232,10 @@ def test_the_lock_is_asked_for_soon_after_it_is_free(writer):
         future.result(10)
         assert time.monotonic() - started < 0.5
     assert select(writer.path, "SELECT count(*) FROM topic") == [(1,)]
+
+
+def test_a_locked_database_is_named_with_the_tries(writer):
+    with locked_by_another_process(writer.path), pytest.raises(errors.LockTimeoutError) as caught:
+        writer.execute(INSERT, ("late",), timeout=0.3)
+    assert caught.value.attempts > 2
+    assert f"lock of {writer.path} at each of {caught.value.attempts} tries" in str(caught.value)

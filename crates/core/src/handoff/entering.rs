@@ -89,7 +89,7 @@ impl<J: Send + 'static, T: Send + 'static> Handoff<J, T> {
             promise.fulfil(Err(orphaned()));
             return (ticket, seq);
         }
-        state.locked = true;
+        state.locked += 1;
         let seq = self.push(&mut state, request, deadline, promise);
         (ticket, seq)
     }

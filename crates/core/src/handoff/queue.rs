@@ -82,18 +82,21 @@ pub(crate) struct Handoff<J, T> {
     pub(super) space: Condvar,
     pub(super) limits: Limits,
     left: Box<OnLeft<J>>,
+    /// What error messages call the database.
+    database: String,
     pub(super) me: std::sync::Weak<Self>,
 }
 
 impl<J: Send + 'static, T: Send + 'static> Handoff<J, T> {
     #[cfg(test)]
     pub(crate) fn new(limits: Limits) -> Arc<Self> {
-        Self::watched(limits, |_, _| {})
+        Self::watched(limits, "the database".into(), |_, _| {})
     }
 
     /// Tells `left` of jobs that leave the queue before they have begun.
     pub(crate) fn watched(
         limits: Limits,
+        database: String,
         left: impl Fn(&J, Option<&Error>) + Send + Sync + 'static,
     ) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
@@ -102,6 +105,7 @@ impl<J: Send + 'static, T: Send + 'static> Handoff<J, T> {
             space: Condvar::new(),
             limits,
             left: Box::new(left),
+            database,
             me: me.clone(),
         })
     }
@@ -133,7 +137,7 @@ impl<J: Send + 'static, T: Send + 'static> Handoff<J, T> {
             called_away = !over;
             match self.take_back(seq) {
                 Some((job, locked)) => {
-                    let error = if over { expired(locked) } else { cancelled() };
+                    let error = if over { expired(locked, &self.database) } else { cancelled() };
                     (self.left)(&job, over.then_some(&error));
                     return (Err(error), Pickup::uncounted(), false);
                 }
@@ -147,14 +151,14 @@ impl<J: Send + 'static, T: Send + 'static> Handoff<J, T> {
         match self.take_back(seq) {
             Some((job, locked)) => {
                 (self.left)(&job, None);
-                Withdrawn::NotBegun { locked }
+                Withdrawn::NotBegun { locked: locked > 0 }
             }
             None => Withdrawn::Begun,
         }
     }
 
-    /// The job, if it had not begun, and whether the database's lock was the reason for its wait.
-    fn take_back(&self, seq: u64) -> Option<(J, bool)> {
+    /// The job, if it had not begun, and how often the database's lock was found taken meanwhile.
+    fn take_back(&self, seq: u64) -> Option<(J, u32)> {
         let mut state = self.state.lock();
         let at = state.queue.binary_search_by_key(&seq, |entry| entry.seq).ok()?;
         let locked = state.locked;
@@ -170,15 +174,11 @@ impl<J: Send + 'static, T: Send + 'static> Handoff<J, T> {
         Some((entry.request.job, locked))
     }
 
-    /// Tells callers whose deadline passed before their jobs had begun. `locked`: the database's lock
-    /// was the reason.
-    pub(super) fn tell_expired(
-        &self,
-        entries: impl IntoIterator<Item = Entry<J, T>>,
-        locked: bool,
-    ) {
+    /// Tells callers whose deadline passed before their jobs had begun. `locked`: how often the
+    /// database's lock was found taken.
+    pub(super) fn tell_expired(&self, entries: impl IntoIterator<Item = Entry<J, T>>, locked: u32) {
         for entry in entries {
-            let error = expired(locked);
+            let error = expired(locked, &self.database);
             (self.left)(&entry.request.job, Some(&error));
             entry.promise.fulfil(Err(error));
         }

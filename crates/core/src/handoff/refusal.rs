@@ -26,18 +26,25 @@ pub(super) fn orphaned() -> Error {
 /// SQLITE_BUSY, which is what kept the job from beginning.
 const BUSY: i32 = 5;
 
-pub(super) fn expired(locked: bool) -> Error {
-    if locked {
+/// `locked`: how often the lock of `database` was found taken meanwhile.
+pub(super) fn expired(locked: u32, database: &str) -> Error {
+    if locked > 0 {
         Error::new(
             ErrorKind::LockTimeout,
-            "database is locked: another connection held the write lock until the deadline; the \
-             write is not in the file",
+            format!(
+                "database is locked: another connection held the write lock of {database} at each of \
+                 {locked} tries until the deadline; the write is not in the file"
+            ),
         )
         .with_code(BUSY)
+        .with_attempts(locked)
     } else {
         Error::new(
             ErrorKind::WriteTimeout,
-            "the time-out passed while the write waited in the queue; it is not in the file",
+            format!(
+                "the time-out passed while the write waited in the queue of {database}, behind other \
+                 writes or a transaction(); it is not in the file"
+            ),
         )
     }
 }

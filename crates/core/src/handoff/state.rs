@@ -47,8 +47,8 @@ pub(crate) struct State<J, T> {
     pub(super) gathering: bool,
     /// The writer thread tells submitters that their time is up, whoever has the lane.
     pub(super) telling: bool,
-    /// The database's lock has kept the writer thread from beginning.
-    pub(super) locked: bool,
+    /// How often the database's lock has kept the writer thread from beginning what waits.
+    pub(super) locked: u32,
     /// The writer thread has upkeep to do (a checkpoint) once nobody waits.
     pub(super) upkeep: bool,
     pub(super) closing: bool,
@@ -76,7 +76,7 @@ impl<J, T> State<J, T> {
             parked: false,
             gathering: false,
             telling: false,
-            locked: false,
+            locked: 0,
             upkeep: false,
             closing: false,
             closed: false,
@@ -124,8 +124,8 @@ impl<J, T> State<J, T> {
         self.bytes -= entry.request.bytes;
         self.strict -= usize::from(entry.request.strict);
         // Whoever comes next has not waited for the lock.
-        self.locked &= !self.queue.is_empty();
         if self.queue.is_empty() {
+            self.locked = 0;
             self.soonest = None;
         }
     }

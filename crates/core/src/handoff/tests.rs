@@ -67,7 +67,7 @@ fn refusals_say_in_plain_words_that_nothing_was_written() {
     let handoff = handoff();
     queue(&handoff, request(2, 10));
     let full = full(&LIMITS, &handoff.lock());
-    let not_begun = [cancelled(), expired(true), expired(false), orphaned(), full];
+    let not_begun = [cancelled(), expired(7, "app.db"), expired(0, "app.db"), orphaned(), full];
     for error in &not_begun {
         assert!(error.message().contains("not in the file"), "{error}");
     }
@@ -79,11 +79,15 @@ fn refusals_say_in_plain_words_that_nothing_was_written() {
 
 #[test]
 fn a_time_out_names_its_cause() {
-    assert_eq!(expired(true).kind(), ErrorKind::LockTimeout);
-    assert_eq!(expired(true).code(), Some(5));
-    assert!(expired(true).message().starts_with("database is locked"));
-    assert_eq!(expired(false).kind(), ErrorKind::WriteTimeout);
-    assert_eq!(expired(false).code(), None);
+    let locked = expired(7, "app.db");
+    assert!(locked.message().starts_with("database is locked"));
+    assert!(locked.message().contains("app.db"));
+    assert_eq!(
+        (locked.kind(), locked.code(), locked.attempts()),
+        (ErrorKind::LockTimeout, Some(5), 7)
+    );
+    assert_eq!(expired(0, "app.db").kind(), ErrorKind::WriteTimeout);
+    assert_eq!(expired(0, "app.db").code(), None);
 }
 
 #[test]

@@ -247,12 +247,13 @@ fn wait_for_lock<J: Send + 'static, T: Send + 'static>(
     again: Instant,
 ) -> Option<bool> {
     let mut state = handoff.lock();
+    let tries = state.locked.saturating_add(1);
     loop {
-        state.locked = true;
+        state.locked = tries;
         handoff.expire(&mut state);
         handoff.let_pass(&mut state, &|job| executor.pass(job));
         if state.queue.is_empty() {
-            state.locked = false;
+            state.locked = 0;
             return None;
         }
         if now() >= again {

@@ -55,11 +55,12 @@ impl Engine {
     ) -> Arc<Self> {
         let watch = Watch::new(options.observer.as_ref(), &path);
         let counters = Arc::new(Counters::default());
+        let name = path.display().to_string();
         let (counts, hears) = (Arc::clone(&counters), watch.clone());
         Arc::new(Self {
             id,
             path,
-            handoff: Handoff::watched(options.limits(), move |job: &Job, error| {
+            handoff: Handoff::watched(options.limits(), name, move |job: &Job, error| {
                 if !matches!(job, Job::Barrier) {
                     add(&counts.cancelled, 1);
                     if let Some(error) = error {
