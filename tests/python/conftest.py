@@ -51,3 +51,15 @@ def failing_io(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def counted_sync(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Counts a process's syncs, and slows them."""
     return preloadable("counted_sync", tmp_path_factory.mktemp("counted_sync"))
+
+
+@pytest.fixture(scope="session")
+def counting_calls(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Counts a process's system calls."""
+    return preloadable("counting_calls", tmp_path_factory.mktemp("counting_calls"))
+
+
+@pytest.fixture(scope="session")
+def small_disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Makes a folder look like a small disk to a process."""
+    return preloadable("small_disk", tmp_path_factory.mktemp("small_disk"))

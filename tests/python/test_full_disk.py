@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pathlib
-import shutil
 import subprocess
 import tempfile
 
@@ -28,15 +27,6 @@ def may_mount():
         except OSError:
             return False
         return done.returncode == 0
-
-
-@pytest.fixture(scope="session")
-def small_disk(tmp_path_factory):
-    library = tmp_path_factory.mktemp("small_disk") / "small_disk.so"
-    compiler = shutil.which("cc") or "gcc"
-    source = HERE / "small_disk.c"
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
-    return library
 
 
 @pytest.fixture(params=["quota", "tmpfs"] if may_mount() else ["quota"])

@@ -52,14 +52,6 @@ print(json.dumps({"writes": writes, "inline": stats.inline, "transactions": stat
 UNCONTENDED = {"pwrite64": 2, "fcntl64": 6, "statx": 1}
 
 
-@pytest.fixture(scope="module")
-def counting_calls(tmp_path_factory):
-    library = tmp_path_factory.mktemp("counting_calls") / "counting_calls.so"
-    command = ["cc", "-O1", "-shared", "-fPIC", "-o", library, SOURCE, "-ldl"]
-    subprocess.run(command, check=True)
-    return library
-
-
 @pytest.mark.parametrize(("durability", "flushes"), [("full", {"fsync": 1}), ("normal", {})])
 def test_the_system_calls_of_an_uncontended_write(tmp_path, counting_calls, durability, flushes):
     done = subprocess.run(
