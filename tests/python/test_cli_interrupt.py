@@ -101,8 +101,9 @@ def test_interrupted_and_resumed_writes_each_line_once(
         for number in signals:
             process.send_signal(number)
         # communicate() would close the pipe, which the feeder still writes to.
+        status = process.wait(timeout=60)
         errors = process.stderr.read().decode()
-        assert process.wait(timeout=60) == 2, errors
+        assert status == 2, errors
         process.stdout.close()
         process.stderr.close()
         process.stdin.close()
@@ -116,6 +117,29 @@ def test_interrupted_and_resumed_writes_each_line_once(
         assert [row[0] for row in rows(database)] == good
         lines = [entry["line"] for entry in rejects(bad)]
         assert len(lines) == len(set(lines)) == len(records) - len(good)
+
+
+def test_ctrl_c_at_the_end_of_what_has_come_so_far(tmp_path: Path) -> None:
+    """The reader is about to wait for more, and no more comes: the signal alone must wake it."""
+    draw = random.Random(5)
+    # A lost signal was seen in 6 of 100 attempts.
+    for attempt in range(100):
+        (tmp_path / str(attempt)).mkdir()
+        database = make_database(tmp_path / str(attempt), LOOSE)
+        options = ["--format", "csv", "--workers", 8, "--durability", "normal"]
+        process = start("write", database, INSERT, *options)
+        os.write(process.stdin.fileno(), b"id,name\n0,x\n")
+        wait_for(lambda database=database: count(database) > 0)
+        for number in range(draw.randrange(5, 300)):
+            os.write(process.stdin.fileno(), b"%d,x\n" % number)
+            if draw.random() < 0.2:
+                time.sleep(draw.uniform(0, 0.0005))
+        end = time.perf_counter() + draw.uniform(0, 100e-6)
+        while time.perf_counter() < end:
+            pass
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 2
+        process.communicate()
 
 
 @pytest.mark.parametrize("workers", [1, 8])

@@ -28,8 +28,15 @@ class Interruption:
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
         self._previous: dict[signal.Signals, object] = {}
+        self._previous_wakeup = -1
 
     def __enter__(self) -> Self:
+        if os.name == "posix":
+            # A signal may come after Python last looked for one and before select() waits: only
+            # a byte that the C handler writes ends that wait. A full pipe has woken it already.
+            self._previous_wakeup = signal.set_wakeup_fd(
+                self._wake_write, warn_on_full_buffer=False
+            )
         for number in SIGNALS:
             handler = signal.getsignal(number)
             # A shell starts background jobs of a script with Ctrl-C ignored; it must stay so.
@@ -46,6 +53,8 @@ class Interruption:
     ) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
+        if os.name == "posix":
+            signal.set_wakeup_fd(self._previous_wakeup)
         os.close(self._wake_read)
         os.close(self._wake_write)
 
@@ -67,10 +76,12 @@ class Interruption:
 
     def wait_readable(self, fd: int) -> bool:
         """Waits until `fd` can be read without blocking; False when reading is over."""
-        if self._reading_is_over:
-            return False
-        if os.name == "posix":
-            select.select([fd, self._wake_read], [], [])
+        ready = [fd] if os.name != "posix" else []
+        while not (self._reading_is_over or fd in ready):
+            ready, _, _ = select.select([fd, self._wake_read], [], [])
+            if self._wake_read in ready:
+                # Any signal with a handler writes a byte; only ours end the reading.
+                os.read(self._wake_read, 4096)
         return not self._reading_is_over
 
 
