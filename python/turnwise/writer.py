@@ -183,8 +183,8 @@ class BatchWriter(NativeWriter):
     Each caller gets its own result or its own error. When nobody waits, a write runs in the
     caller's thread; otherwise the writes of all callers share transactions. Writers on one file in
     one process share a connection; they must agree on ``journal_mode``, ``foreign_keys``,
-    ``turn_lock``, ``max_batch``, ``max_queue_rows`` and ``max_queue_bytes``. After ``os.fork`` the child's first
-    call opens a connection of its own.
+    ``turn_lock``, ``max_batch``, ``max_queue_rows`` and ``max_queue_bytes``. After ``os.fork`` the
+    child's first call opens a connection of its own.
 
     - ``path``: the database file; it is created unless it exists.
     - ``policy``: by its ``deadline`` how long a write waits, and by its delays how often the lock

@@ -30,6 +30,7 @@ def test_the_settings_are_those_of_the_file(tmp_path, journal_mode, page_size):
         max_queue_rows=12,
         max_queue_bytes=13_000,
         hold_limit=1.5,
+        turn_timeout=3,
         policy=policy,
     ) as writer:
         settings = writer.settings
@@ -46,6 +47,9 @@ def test_the_settings_are_those_of_the_file(tmp_path, journal_mode, page_size):
             "max_queue_rows": 12,
             "max_queue_bytes": 13_000,
             "hold_limit": 1.5,
+            "turn_lock": True,
+            "turn_lock_missing": None,
+            "turn_timeout": 3.0,
             "policy": policy,
         }
         with pytest.raises(dataclasses.FrozenInstanceError):
