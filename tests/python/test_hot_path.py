@@ -54,7 +54,7 @@ UNCONTENDED = {"pwrite64": 2, "fcntl64": 6, "statx": 1}
 # The turn: both side files are locked and unlocked. Every 10 ms it is written who has it, and every
 # 0.1 s both files are looked at, open and by their paths.
 TURN = {"flock": 4}
-RECORDED = {"pwrite64": 3}
+RECORDED = {"pwrite64": 3, "getpid": 1}
 CHECKED = {"statx": 5}
 
 
