@@ -10,7 +10,7 @@ import sqlite3
 import pytest
 
 from turnwise import BatchWriter, RetryPolicy, WriterSettings, errors
-from writer_support import CREATE, INSERT, child, select
+from writer_support import CREATE, INSERT, child, database_files, select
 
 
 @pytest.mark.parametrize("journal_mode", ["wal", "delete", "truncate", "persist"])
