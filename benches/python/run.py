@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from dataclasses import replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import Any
 
 import goals
 import report
+import turns
 from sides import SIDES, THREADS
 from turnwise.cli.machine import MEMORY_FILE_SYSTEMS, file_system, machine
 
@@ -35,6 +37,7 @@ QUICK_SIZES = {"story": 288, "ten_stories": 576}
 TIME_LIMIT = 120.0
 QUICK_TIME_LIMIT = 1.0
 ROUNDS = 7
+MEMORY = "/dev/shm"  # noqa: S108 - each run makes a folder of its own there
 
 
 def main() -> int:
@@ -42,8 +45,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--quick", action="store_true", help="a smoke run of some seconds")
     parser.add_argument("--only", choices=list(PARTS), help="one part")
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--rounds", type=int, help=f"default: {ROUNDS}, turns: {turns.FULL.rounds}")
     parser.add_argument("--dir", type=Path, default=ROOT / "target" / "benches", help="on a disk")
+    parser.add_argument("--memory", default=MEMORY, help="for the simulated disk of turns")
     parser.add_argument("--results", type=Path, help="where to write; default: benches/results")
     parser.add_argument("--page", type=Path, metavar="JSON", help="only write its page anew")
     wanted = parser.parse_args()
@@ -53,6 +57,8 @@ def main() -> int:
     warnings.simplefilter("ignore", RuntimeWarning)
     if wanted.results is None:
         wanted.results = ROOT / ("target/benches-quick" if wanted.quick else "benches/results")
+    if wanted.rounds is None:
+        wanted.rounds = turns.FULL.rounds if wanted.only == "turns" else ROUNDS
     if wanted.quick:
         wanted.rounds = 1
     wanted.dir.mkdir(parents=True, exist_ok=True)
@@ -71,7 +77,7 @@ def measure(wanted: argparse.Namespace, folder: str) -> dict[str, Any]:
     """All results, ready for JSON."""
     load = os.getloadavg()[0]
     about = machine(folder) | {"processor": processor()}
-    names = [wanted.only] if wanted.only else list(PARTS)
+    names = [wanted.only] if wanted.only else [name for name in PARTS if name not in APART]
     parts = {name: PARTS[name](wanted, folder) for name in names}
     return {
         "date": datetime.now(timezone.utc).date().isoformat(),
@@ -129,7 +135,15 @@ def rust(wanted: argparse.Namespace, folder: str) -> dict[str, Any]:
     return run([str(RUST), "all", folder, *options])
 
 
-PARTS = {"story": story, "alone": alone, "loop": loop, "rust": rust}
+def across(wanted: argparse.Namespace, folder: str) -> dict[str, Any]:
+    """Processes that write one file."""
+    plan = turns.QUICK if wanted.quick else replace(turns.FULL, rounds=wanted.rounds)
+    return turns.measure(plan, folder, wanted.memory, say)
+
+
+PARTS = {"story": story, "alone": alone, "loop": loop, "rust": rust, "turns": across}
+APART = {"turns"}
+"""Parts that run only when they are named."""
 
 
 def child(script: str, *arguments: object) -> dict[str, Any]:
