@@ -9,12 +9,17 @@ import shutil
 import subprocess
 import sys
 import time
+from bisect import bisect_left
+from collections import Counter
 from dataclasses import asdict, dataclass, field
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from turn_sides import SIDES, landed, remove
-from turnwise.cli.story import percentiles
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -85,10 +90,6 @@ class Outcome:
         """The sum over its threads."""
         return sum(thread[what] for thread in self.threads)
 
-    def waits_ms(self) -> list[float]:
-        """The waits of all its threads."""
-        return [wait / 1000 for thread in self.threads for wait in thread["waits_us"]]
-
     @property
     def lost(self) -> int:
         """Saves that were acknowledged and are not in the file."""
@@ -150,7 +151,7 @@ def together(outcomes: list[Outcome]) -> dict[str, Any]:
     errors = [thread["error"] for outcome in outcomes for thread in outcome.threads]
     return {
         "per_second": saves / seconds,
-        "wait_ms": percentiles([wait for one in outcomes for wait in one.waits_ms()]),
+        "wait_ms": waits_ms(thread for outcome in outcomes for thread in outcome.threads),
         "jain": jain(shares),
         "failed": sum(outcome.count("failed") for outcome in outcomes),
         "in_doubt": sum(outcome.count("in_doubt") for outcome in outcomes),
@@ -161,7 +162,24 @@ def together(outcomes: list[Outcome]) -> dict[str, Any]:
     }
 
 
+def waits_ms(threads: Iterable[dict[str, Any]]) -> dict[str, float]:
+    """p50, p99 and max of all waits by nearest rank; empty for no waits."""
+    counts: Counter[int] = Counter()
+    for thread in threads:
+        for wait, count in thread["waits_us"]:
+            counts[wait] += count
+    waits = sorted(counts)
+    ranks = list(accumulate(counts[wait] for wait in waits))
+    if not waits:
+        return {}
+    shares = {"p50": 0.5, "p99": 0.99, "max": 1.0}
+    return {
+        name: waits[bisect_left(ranks, math.ceil(share * ranks[-1]))] / 1000
+        for name, share in shares.items()
+    }
+
+
 def jain(shares: list[int]) -> float:
-    """Jain's index: 1 when all have the same, 1/n when one has everything."""
+    """Jain's index: 1 when all have the same, 1/n when one has everything, 0 when none has any."""
     squares = sum(share * share for share in shares)
-    return sum(shares) ** 2 / (len(shares) * squares) if squares else math.nan
+    return sum(shares) ** 2 / (len(shares) * squares) if squares else 0.0

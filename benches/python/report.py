@@ -51,8 +51,9 @@ def as_text(results: Results, why: dict[str, str], raw_name: str) -> str:
             lines += [f"## {title}", "", *_sides(parts[part]["measures"]), ""]
     if "loop" in parts:
         lines += [*_loop(parts["loop"]), ""]
-    if "turns" in parts:
-        lines += turn_report.as_lines(parts["turns"])
+    for part in ("turns", "outsider"):
+        if part in parts:
+            lines += turn_report.as_lines(parts[part])
     return "\n".join(lines)
 
 

@@ -47,6 +47,7 @@ def main() -> int:
     parser.add_argument("--only", choices=list(PARTS), help="one part")
     parser.add_argument("--rounds", type=int, help=f"default: {ROUNDS}, turns: {turns.FULL.rounds}")
     parser.add_argument("--dir", type=Path, default=ROOT / "target" / "benches", help="on a disk")
+    parser.add_argument("--seconds", type=float, default=600.0, help="of each load of outsider")
     parser.add_argument("--memory", default=MEMORY, help="for the simulated disk of turns")
     parser.add_argument("--results", type=Path, help="where to write; default: benches/results")
     parser.add_argument("--page", type=Path, metavar="JSON", help="only write its page anew")
@@ -58,7 +59,7 @@ def main() -> int:
     if wanted.results is None:
         wanted.results = ROOT / ("target/benches-quick" if wanted.quick else "benches/results")
     if wanted.rounds is None:
-        wanted.rounds = turns.FULL.rounds if wanted.only == "turns" else ROUNDS
+        wanted.rounds = turns.FULL.rounds if wanted.only in APART else ROUNDS
     if wanted.quick:
         wanted.rounds = 1
     wanted.dir.mkdir(parents=True, exist_ok=True)
@@ -70,7 +71,11 @@ def main() -> int:
         raw, page = report.write(measure(wanted, name), wanted.results)
     print(page.read_text(encoding="utf-8"))
     print(f"written: {raw}\nwritten: {page}")
-    return 0
+    parts = json.loads(raw.read_text(encoding="utf-8"))["parts"]
+    wrong = [line for name in APART & parts.keys() for line in turns.wrong(parts[name])]
+    for line in wrong:
+        print(f"THE FILE DOES NOT HOLD WHAT WAS ACKNOWLEDGED: {line}", file=sys.stderr)
+    return 1 if wrong else 0
 
 
 def measure(wanted: argparse.Namespace, folder: str) -> dict[str, Any]:
@@ -137,12 +142,31 @@ def rust(wanted: argparse.Namespace, folder: str) -> dict[str, Any]:
 
 def across(wanted: argparse.Namespace, folder: str) -> dict[str, Any]:
     """Processes that write one file."""
-    plan = turns.QUICK if wanted.quick else replace(turns.FULL, rounds=wanted.rounds)
-    return turns.measure(plan, folder, wanted.memory, say)
+    return turns.measure(plan(wanted), folder, wanted.memory, say)
 
 
-PARTS = {"story": story, "alone": alone, "loop": loop, "rust": rust, "turns": across}
-APART = {"turns"}
+def outsider(wanted: argparse.Namespace, folder: str) -> dict[str, Any]:
+    """A writer that knows nothing of turnwise beside them, for long."""
+    one = plan(wanted)
+    if not wanted.quick:
+        one = replace(one, rounds=1, outsider_window=wanted.seconds)
+    return turns.outsiders(one, folder, wanted.memory, say)
+
+
+def plan(wanted: argparse.Namespace) -> turns.Plan:
+    """How much is measured of processes that write one file."""
+    return turns.QUICK if wanted.quick else replace(turns.FULL, rounds=wanted.rounds)
+
+
+PARTS = {
+    "story": story,
+    "alone": alone,
+    "loop": loop,
+    "rust": rust,
+    "turns": across,
+    "outsider": outsider,
+}
+APART = {"turns", "outsider"}
 """Parts that run only when they are named."""
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from goal import Goal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from goal import Parts
 
@@ -18,12 +18,12 @@ OURS = ("batch", "dropin")
 CELL = "slow/8x8"
 
 
-def figures(of_round: Callable[[Round], float], what: str) -> Figures:
+def figures(of_round: Callable[[Round], float], what: str, part: str = "turns") -> Figures:
     """A figure of each round; none where a side that it needs was absent."""
 
     def all_rounds(parts: Parts) -> list[float]:
         found = []
-        for one in parts["turns"][what]:
+        for one in parts[part][what]:
             try:
                 found.append(of_round(one))
             except KeyError:
@@ -69,9 +69,9 @@ def unfair(level: str, side: str, disk: str = "slow") -> Figures:
     return figures(lambda one: 1 - one[f"{disk}/8x8/{level}"][side]["jain"], "closed")
 
 
-def in_flushes(found: Figures, disk: str = "slow") -> Figures:
-    """Milliseconds as flushes."""
-    return lambda parts: [ms / parts["turns"]["flush_ms"][disk] for ms in found(parts)]
+def in_flushes(found: Figures, part: str = "turns") -> Figures:
+    """Milliseconds as flushes of the slow disk."""
+    return lambda parts: [ms / parts[part]["flush_ms"]["slow"] for ms in found(parts)]
 
 
 def longest(level: str, side: str) -> Figures:
@@ -89,27 +89,27 @@ def part_load(level: str, side: str) -> Figures:
     )
 
 
-def outsider(level: str, side: str, disk: str = "slow") -> Figures:
+def outsider(level: str, side: str, part: str) -> Figures:
     """The outsider's p99."""
     found = figures(
-        lambda one: one[f"{disk}/{side}/{level}"]["outsider"]["wait_ms"]["p99"], "outsider"
+        lambda one: one[f"slow/{side}/{level}"]["outsider"]["wait_ms"]["p99"], "outsider", part
     )
-    return in_flushes(found, disk)
+    return in_flushes(found, part)
 
 
-def outsider_fails(level: str, side: str, disk: str = "slow") -> Figures:
+def outsider_fails(level: str, side: str, part: str) -> Figures:
     """The outsider's failures."""
-    return figures(lambda one: one[f"{disk}/{side}/{level}"]["outsider"]["failed"], "outsider")
+    return figures(lambda one: one[f"slow/{side}/{level}"]["outsider"]["failed"], "outsider", part)
 
 
-def outsider_costs(level: str, side: str, disk: str = "slow") -> Figures:
+def outsider_costs(level: str, side: str, part: str) -> Figures:
     """The share of the load that the outsider takes away."""
 
     def of_round(one: Round) -> float:
-        told = one[f"{disk}/{side}/{level}"]
+        told = one[f"slow/{side}/{level}"]
         return 1 - float(told["beside"]["per_second"] / told["without"]["per_second"])
 
-    return figures(of_round, "outsider")
+    return figures(of_round, "outsider", part)
 
 
 def alone(language: str, level: str, over: str, under: str) -> Figures:
@@ -148,6 +148,40 @@ BATCH, DROPIN = "batch", "dropin"
 def goal(key: str, what: str, found: Figures, **bounds: Any) -> Goal:  # noqa: ANN401
     """A goal of this part."""
     return Goal(f"turns-{key}", what, "turns", found, **bounds)
+
+
+def outsider_goals(part: str, where: str) -> Iterator[Goal]:
+    """What an outsider meets, and costs."""
+    prefix = "turns-outsider" if part == "turns" else "outsider"
+    for side, level in ((BATCH, "full"), (BATCH, "pipelined"), (DROPIN, "full")):
+        end = f"{side}-{level}"
+        beside = f"{where}, an outsider beside {side} at {level.upper()}"
+        ours = side == BATCH
+        yield Goal(
+            f"{prefix}-p99-{end}",
+            f"{beside}: p99 of its waits",
+            part,
+            outsider(level, side, part),
+            at_most=10 if ours else None,
+            unit="flushes",
+        )
+        yield Goal(
+            f"{prefix}-fails-{end}",
+            f"{beside}: its failures",
+            part,
+            outsider_fails(level, side, part),
+            at_most=0,
+            unit="",
+            worst=True,
+        )
+        yield Goal(
+            f"{prefix}-costs-{end}",
+            f"{beside}: share of our writes/s that it costs",
+            part,
+            outsider_costs(level, side, part),
+            at_most=0.10 if ours else None,
+            unit="",
+        )
 
 
 TURN_GOALS = (
@@ -220,38 +254,8 @@ TURN_GOALS = (
             (DROPIN, "full", None),
         )
     ),
-    *(
-        one
-        for side, level, bound in (
-            (BATCH, "full", True),
-            (BATCH, "pipelined", True),
-            (DROPIN, "full", False),
-        )
-        for one in (
-            goal(
-                f"outsider-p99-{side}-{level}",
-                f"{SLOW}, an outsider beside {side} at {level.upper()}: p99 of its waits",
-                outsider(level, side),
-                at_most=10 if bound else None,
-                unit="flushes",
-            ),
-            goal(
-                f"outsider-fails-{side}-{level}",
-                f"{SLOW}, an outsider beside {side} at {level.upper()}: its failures",
-                outsider_fails(level, side),
-                at_most=0,
-                unit="",
-                worst=True,
-            ),
-            goal(
-                f"outsider-costs-{side}-{level}",
-                f"{SLOW}, an outsider beside {side} at {level.upper()}: share of our writes/s that it costs",
-                outsider_costs(level, side),
-                at_most=0.10 if bound else None,
-                unit="",
-            ),
-        )
-    ),
+    *outsider_goals("turns", "8 x 8, 1 ms disk"),
+    *outsider_goals("outsider", "for long, 1 ms disk"),
     *(
         one
         for language in ("rust", "python")

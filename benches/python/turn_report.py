@@ -18,7 +18,7 @@ COLUMNS = ("writes/s", "p50 ms", "p99 ms", "max ms", "Jain", "failed", "lost", "
 
 def as_lines(part: Part) -> Iterator[str]:
     """Everything that was measured."""
-    labels, plan = part["labels"], part["settings"]
+    labels = part["labels"]
     yield "## Processes that write one file"
     yield ""
     flushes = ", ".join(f"{DISKS[name]} {short(ms)} ms" for name, ms in part["flush_ms"].items())
@@ -35,6 +35,15 @@ def as_lines(part: Part) -> Iterator[str]:
             yield f"- **Not measured: {labels[side]} at {level.upper()}: {why}**"
     if part["absent"]:
         yield ""
+    if "closed" in part:
+        yield from _closed(part)
+    yield from _outsider(part)
+    if "kills" in part:
+        yield from _scenes(part)
+
+
+def _closed(part: Part) -> Iterator[str]:
+    labels, plan = part["labels"], part["settings"]
     for name in part["closed"][0]:
         disk, layout, level = name.split("/")
         processes, threads = plan["layouts"][layout]
@@ -53,6 +62,10 @@ def as_lines(part: Part) -> Iterator[str]:
         for name in part["part_load"][0]
     )
     yield ""
+
+
+def _outsider(part: Part) -> Iterator[str]:
+    labels, plan = part["labels"], part["settings"]
     yield f"### An outsider: `sqlite3` with a 5 s timeout, {plan['outsider_pause']} s after each write"
     yield ""
     rows = []
@@ -69,7 +82,6 @@ def as_lines(part: Part) -> Iterator[str]:
             )
     yield from crowds(rows)
     yield ""
-    yield from _scenes(part)
 
 
 def _scenes(part: Part) -> Iterator[str]:

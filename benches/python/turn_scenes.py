@@ -133,6 +133,7 @@ def queued(disk: Disk, side: str, path: str, seconds: float) -> dict[str, Any]:
         "sleeps_and_polls": None
         if calls is None
         else sum(number for name, number in calls.items() if name in SLEEPS_AND_POLLS) / seconds,
+        "saves": QUEUED,
         "landed": landed(path, 0, QUEUED),
     }
 

@@ -2,7 +2,7 @@
 
 The specification is JSON: see `crowd.Party`. The process opens the file, prints `ready`, reads the
 time (seconds since 1970) at which all processes start, writes until the end of the window, and
-prints what came of it as JSON, with every wait in microseconds. The Rust program's `party` is the same.
+prints what came of it as JSON. The Rust program's `party` is the same.
 """
 
 from __future__ import annotations
@@ -31,7 +31,16 @@ class Told:
     in_doubt: int = 0
     """Saves that were cut at the end, or of which nobody knows: in the file or not."""
     error: str | None = None
-    waits_us: list[int] = field(default_factory=list)
+    waits_us: dict[int, int] = field(default_factory=dict)
+    """How many waits took so many microseconds."""
+
+
+def digits(wait: int) -> int:
+    """The wait in the four digits that are kept, so that ten minutes of them fit into memory."""
+    step = 1
+    while wait // step > 9999:
+        step *= 10
+    return wait // step * step
 
 
 def write(save: Save, thread: int, spec: dict[str, Any], start: float, told: Told) -> None:
@@ -61,7 +70,8 @@ def write(save: Save, thread: int, spec: dict[str, Any], start: float, told: Tol
             told.in_doubt += 1
             error = str(doubt)
         ended = time.monotonic()
-        told.waits_us.append(int((ended - begun) * 1e6))
+        wait = digits(int((ended - begun) * 1e6))
+        told.waits_us[wait] = told.waits_us.get(wait, 0) + 1
         told.in_window += error is None and ended <= end
         told.error = told.error or error
         number += 1
@@ -111,7 +121,7 @@ def work(spec: dict[str, Any]) -> dict[str, Any]:
     if broken:
         raise broken[0]
     return {
-        "threads": [asdict(one) for one in told],
+        "threads": [asdict(one) | {"waits_us": list(one.waits_us.items())} for one in told],
         "stats": {name: after[name] - before[name] for name in after},
     }
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import turn_scenes
 from crowd import HERE, ROOT, Disk, Outcome, Party, crowd, fresh, together
-from turn_sides import LEVELS, SIDES, THREADS, prepare, remove
+from turn_sides import KEYS, LEVELS, SIDES, THREADS, prepare, remove
 from turnwise.cli.machine import MEMORY_FILE_SYSTEMS, file_system
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ PART_LOAD_SIDES = (
     ("batch", "full"),
     ("batch", "pipelined"),
 )
+OURS = {"dropin", "batch", "batch_rust", "batch_alone"}
 OUTSIDER_SIDES = {
     "slow": (("timeout", "full"), ("dropin", "full"), ("batch", "full"), ("batch", "pipelined")),
     "real": (("batch", "full"), ("batch", "pipelined")),
@@ -180,27 +182,44 @@ def in_turn(sides: Any, number: int) -> Iterator[Any]:  # noqa: ANN401
 
 def measure(plan: Plan, folder: str, memory: str, say: Say) -> dict[str, Any]:
     """Everything, as JSON."""
-    if file_system(memory) not in MEMORY_FILE_SYSTEMS:
-        raise SystemExit(f"{memory} is not in memory; name another with --memory")
-    with tempfile.TemporaryDirectory(dir=memory) as fast:
-        disks = {"real": Disk("real", folder), "slow": slow_disk(folder, fast)}
-        bench = Bench(plan, disks, say)
+    with bench(plan, folder, memory, say) as one:
         closed, part, outsider = [], [], []
         for number in range(plan.rounds):
-            closed.append(bench.closed_loops(number))
-            part.append(bench.part_load(number))
-            outsider.append(bench.outsider(number))
-        return {
-            "settings": asdict(plan)
-            | {"outsider_pause": OUTSIDER_PAUSE, "part_load": PART_LOAD, "rows": THREADS},
-            "labels": {name: side.label for name, side in SIDES.items()},
-            "flush_ms": {name: flush_ms(disk) for name, disk in disks.items()},
-            "absent": bench.absent,
+            closed.append(one.closed_loops(number))
+            part.append(one.part_load(number))
+            outsider.append(one.outsider(number))
+        return about(one) | {
             "closed": closed,
             "part_load": part,
             "outsider": outsider,
-            **turn_scenes.measure(bench),
+            **turn_scenes.measure(one),
         }
+
+
+def outsiders(plan: Plan, folder: str, memory: str, say: Say) -> dict[str, Any]:
+    """The outsider alone, for as long as the plan says."""
+    with bench(plan, folder, memory, say) as one:
+        return about(one) | {"outsider": [one.outsider(n) for n in range(plan.rounds)]}
+
+
+@contextmanager
+def bench(plan: Plan, folder: str, memory: str, say: Say) -> Iterator[Bench]:
+    """A bench with both disks."""
+    if file_system(memory) not in MEMORY_FILE_SYSTEMS:
+        raise SystemExit(f"{memory} is not in memory; name another with --memory")
+    with tempfile.TemporaryDirectory(dir=memory) as fast:
+        yield Bench(plan, {"real": Disk("real", folder), "slow": slow_disk(folder, fast)}, say)
+
+
+def about(one: Bench) -> dict[str, Any]:
+    """What a reader of the figures must know."""
+    return {
+        "settings": asdict(one.plan)
+        | {"outsider_pause": OUTSIDER_PAUSE, "part_load": PART_LOAD, "rows": THREADS * KEYS},
+        "labels": {name: side.label for name, side in SIDES.items()},
+        "flush_ms": {name: flush_ms(disk) for name, disk in one.disks.items()},
+        "absent": one.absent,
+    }
 
 
 def slow_disk(built: str, folder: str) -> Disk:
@@ -217,3 +236,23 @@ def flush_ms(disk: Disk) -> float:
     """What one flush takes there."""
     code = "import sys, turnwise.cli.machine as m; print('{\"ms\":', m.flush_ms(sys.argv[1]), '}')"
     return round(disk.told("-c", code, disk.folder)["ms"], 3)
+
+
+def wrong(part: dict[str, Any]) -> Iterator[str]:
+    """Where a side of ours, or an outsider beside it, lost or doubled a save."""
+    told: dict[str, dict[str, Any]] = {}
+    for number, cells in enumerate(part.get("closed", [])):
+        for cell, sides in cells.items():
+            told |= {f"round {number + 1}, {cell}/{side}": one for side, one in sides.items()}
+    for number, sides in enumerate(part.get("part_load", [])):
+        told |= {f"round {number + 1}, part load/{side}": one for side, one in sides.items()}
+    for number, cells in enumerate(part["outsider"]):
+        for cell, ways in cells.items():
+            told |= {f"round {number + 1}, {cell}/{way}": one for way, one in ways.items()}
+    for name, one in told.items():
+        if OURS & set(name.split("/")) and (one["lost"] or one["doubled"]):
+            yield f"{name}: lost {one['lost']}, doubled {one['doubled']}"
+    for scene in ("kills", "queued"):
+        for name, one in part.get(scene, {}).items():
+            if OURS & set(name.split("/")) and one["landed"] != one["saves"]:
+                yield f"{scene} {name}: {one['landed']} of {one['saves']} saves"

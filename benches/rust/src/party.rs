@@ -1,5 +1,6 @@
 //! One process of the bench across processes; `turn_worker.py` is the same in Python.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, Write};
 use std::path::PathBuf;
 use std::sync::Barrier;
@@ -47,7 +48,7 @@ impl Party {
         let (mut acknowledged, mut in_window, mut failed, mut in_doubt) =
             (0_u64, 0_u64, 0_u64, 0_u64);
         let mut first_error: Option<String> = None;
-        let mut waits = Vec::new();
+        let mut waits = BTreeMap::<u64, u64>::new();
         let mut number = 0;
         loop {
             let begun = Instant::now();
@@ -73,14 +74,25 @@ impl Party {
                     first_error.get_or_insert_with(|| error.to_string());
                 }
             }
-            waits.push(u64::try_from((ended - begun).as_micros())?);
+            let wait = digits(u64::try_from((ended - begun).as_micros())?);
+            *waits.entry(wait).or_default() += 1;
             number += 1;
         }
+        let waits: Vec<(u64, u64)> = waits.into_iter().collect();
         Ok(json!({
             "acknowledged": acknowledged, "in_window": in_window, "failed": failed,
             "in_doubt": in_doubt, "error": first_error, "waits_us": waits,
         }))
     }
+}
+
+/// The wait in the four digits that are kept.
+fn digits(wait: u64) -> u64 {
+    let mut step = 1;
+    while wait / step > 9999 {
+        step *= 10;
+    }
+    wait / step * step
 }
 
 /// Opens the file, says `ready`, reads when to start, writes until the end of the window.
