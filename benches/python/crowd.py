@@ -101,12 +101,10 @@ class Outcome:
         return max(0, self.landed - self.count("acknowledged") - self.count("in_doubt"))
 
 
-def fresh(template: str, path: str, *, turns: bool) -> None:
-    """A copy of the prepared file. Without `turns` nobody can have the side file of the turn lock."""
+def fresh(template: str, path: str) -> None:
+    """A copy of the prepared file."""
     remove(path)
     shutil.copyfile(template, path)
-    if not turns:
-        os.mkdir(path + "-turn")
 
 
 def crowd(disk: Disk, parties: list[Party]) -> list[Outcome]:
@@ -144,6 +142,7 @@ def together(outcomes: list[Outcome]) -> dict[str, Any]:
     shares = [outcome.count("in_window") for outcome in outcomes]
     if len(outcomes) == 1:
         shares = [thread["in_window"] for thread in outcomes[0].threads]
+    ended = max(thread["ended"] for one in outcomes for thread in one.threads) or seconds
     stats: dict[str, int] = {}
     for outcome in outcomes:
         for name, value in outcome.stats.items():
@@ -151,6 +150,7 @@ def together(outcomes: list[Outcome]) -> dict[str, Any]:
     errors = [thread["error"] for outcome in outcomes for thread in outcome.threads]
     return {
         "per_second": saves / seconds,
+        "per_second_to_end": sum(one.count("acknowledged") for one in outcomes) / ended,
         "wait_ms": waits_ms(thread for outcome in outcomes for thread in outcome.threads),
         "jain": jain(shares),
         "failed": sum(outcome.count("failed") for outcome in outcomes),

@@ -111,8 +111,6 @@ def alone_at(folder: str, level: str, blocks: int) -> dict[str, list[float]]:
         for name in names:
             path = os.path.join(folder, f"alone-{level}-{name}.db")
             prepare(path)
-            if not SIDES[name].turns:
-                os.mkdir(path + "-turn")
             try:
                 opened = stack.enter_context(SIDES[name].open(path, level, threading.Event()))  # type: ignore[misc]
                 saves[name], close = opened.connect(0)

@@ -13,7 +13,17 @@ if TYPE_CHECKING:
     Part = dict[str, Any]
 
 DISKS = {"real": "real disk", "slow": "simulated 1 ms disk"}
-COLUMNS = ("writes/s", "p50 ms", "p99 ms", "max ms", "Jain", "failed", "lost", "doubled")
+COLUMNS = (
+    "writes/s",
+    "to the end",
+    "p50 ms",
+    "p99 ms",
+    "max ms",
+    "Jain",
+    "failed",
+    "lost",
+    "doubled",
+)
 
 
 def as_lines(part: Part) -> Iterator[str]:
@@ -24,7 +34,8 @@ def as_lines(part: Part) -> Iterator[str]:
     flushes = ", ".join(f"{DISKS[name]} {short(ms)} ms" for name, ms in part["flush_ms"].items())
     yield (
         f"A flush: {flushes}. Medians of the rounds; max, failed, lost and doubled are the worst of "
-        "them. Waits count from the call to its return, failures included. Jain's index is over "
+        "them. `writes/s` counts the window, in which everybody writes; `to the end` counts until the last "
+        "answer, with those who still wait when the others have stopped. Waits count from the call to its return, failures included. Jain's index is over "
         "processes, and over threads where there is one process. A lucky process that takes the lock "
         "again and again hides those who starve from the percentiles: look at max, Jain and failed. "
         "`lost`: acknowledged and not in the file; `doubled`: in the file and not acknowledged."
@@ -141,7 +152,10 @@ def crowds(sides: Iterable[tuple[str, list[Part]]]) -> Iterator[str]:
         rows.append(
             (
                 label,
-                short(statistics.median(one["per_second"] for one in rounds)),
+                *(
+                    short(statistics.median(one[name] for one in rounds))
+                    for name in ("per_second", "per_second_to_end")
+                ),
                 *percents,
                 f"{statistics.median(one['jain'] for one in rounds):.4f}",
                 *(str(max(one[kind] for one in rounds)) for kind in ("failed", "lost", "doubled")),

@@ -6,6 +6,7 @@ import os
 import sqlite3
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import peers
@@ -81,13 +82,15 @@ def dropin(path: str, level: str, stop: threading.Event) -> AbstractContextManag
 
 
 @contextmanager
-def batch(path: str, level: str, stop: threading.Event) -> Iterator[Opened]:
+def batch(
+    path: str, level: str, stop: threading.Event, *, turn_lock: bool = True
+) -> Iterator[Opened]:
     """One batch writer for the threads of the process."""
     from turnwise import BatchWriter
     from turnwise.errors import TurnwiseError
 
     in_doubt = {"CommitOutcomeUnknown", "FlushFailed"}
-    with BatchWriter(path, durability=level) as writer:
+    with BatchWriter(path, durability=level, turn_lock=turn_lock) as writer:
 
         def save(topic: int, title: str) -> None:
             try:
@@ -114,8 +117,6 @@ class Side:
     open: Callable[[str, str, threading.Event], AbstractContextManager[Opened]] | None
     """`None`: the Rust program opens it."""
     levels: tuple[str, ...] = LEVELS[:2]
-    turns: bool = True
-    """Whether the turn lock may be had; without it a folder stands where its side file would be."""
 
 
 SIDES = {
@@ -126,7 +127,7 @@ SIDES = {
     "dropin": Side("turnwise.sqlite3", dropin),
     "batch": Side("turnwise.BatchWriter", batch, LEVELS),
     "batch_rust": Side("the same in Rust", None, LEVELS),
-    "batch_alone": Side("BatchWriter without turns", batch, LEVELS, turns=False),
+    "batch_alone": Side("BatchWriter without turns", partial(batch, turn_lock=False), LEVELS),
 }
 
 
@@ -159,7 +160,5 @@ def remove(path: str) -> None:
     for end in ENDS:
         try:
             os.remove(path + end)
-        except IsADirectoryError:
-            os.rmdir(path + end)
         except FileNotFoundError:
             pass

@@ -31,6 +31,8 @@ class Told:
     in_doubt: int = 0
     """Saves that were cut at the end, or of which nobody knows: in the file or not."""
     error: str | None = None
+    ended: float = 0.0
+    """Seconds from the start to the return of the last save."""
     waits_us: dict[int, int] = field(default_factory=dict)
     """How many waits took so many microseconds."""
 
@@ -72,6 +74,7 @@ def write(save: Save, thread: int, spec: dict[str, Any], start: float, told: Tol
         ended = time.monotonic()
         wait = digits(int((ended - begun) * 1e6))
         told.waits_us[wait] = told.waits_us.get(wait, 0) + 1
+        told.ended = ended - start
         told.in_window += error is None and ended <= end
         told.error = told.error or error
         number += 1

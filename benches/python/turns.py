@@ -52,8 +52,6 @@ class Plan:
     """Processes, and threads of each."""
     levels: tuple[str, ...]
     window: float
-    starving_window: float
-    """At FULL on the slow disk, where some wait for more than 5 s."""
     part_load_window: float
     outsider_window: float
     kills: int
@@ -62,8 +60,8 @@ class Plan:
     blocks: int
 
 
-FULL = Plan(3, {"1x58": (1, 58), "8x8": (8, 8)}, LEVELS, 2.0, 6.0, 5.0, 4.0, 60, 1.0, 60)
-QUICK = Plan(1, {"1x58": (1, 6), "8x8": (2, 3)}, LEVELS[1:], 0.1, 0.1, 0.2, 0.2, 2, 0.1, 2)
+FULL = Plan(3, {"1x58": (1, 58), "8x8": (8, 8)}, LEVELS, 2.0, 5.0, 4.0, 60, 1.0, 60)
+QUICK = Plan(1, {"1x58": (1, 6), "8x8": (2, 3)}, LEVELS[1:], 0.1, 0.2, 0.2, 2, 0.1, 2)
 
 
 class Bench:
@@ -99,7 +97,7 @@ class Bench:
     def path(self, disk: str, side: str) -> str:
         """A fresh file for the side."""
         path = os.path.join(self.disks[disk].folder, f"{side}.db")
-        fresh(self.templates[disk], path, turns=SIDES[side].turns)
+        fresh(self.templates[disk], path)
         return path
 
     def parties(
@@ -125,13 +123,11 @@ class Bench:
         for disk in self.disks:
             for layout in self.plan.layouts:
                 for level in self.plan.levels:
-                    starving = disk == "slow" and level != "normal"
-                    seconds = self.plan.starving_window if starving else self.plan.window
                     name = f"{disk}/{layout}/{level}"
                     sides = {}
                     for side in in_turn([s for s in SIDES if self.has(s, level)], number):
                         self.say(f"turns, round {number + 1} of {self.plan.rounds}: {name}, {side}")
-                        parties = self.parties(disk, layout, side, level, seconds)
+                        parties = self.parties(disk, layout, side, level, self.plan.window)
                         sides[side] = together(self.run(disk, parties))
                     if sides:
                         cells[name] = {side: sides[side] for side in SIDES if side in sides}

@@ -134,7 +134,7 @@ disk = crowd.Disk("real", folder)
 found = {}
 for name, more in (("sound", 0), ("eaten", -1), ("twice", 1)):
     path = f"{folder}/{name}.db"
-    crowd.fresh(template, path, turns=True)
+    crowd.fresh(template, path)
     connection = sqlite3.connect(path)
     connection.execute(
         "CREATE TRIGGER wrong AFTER UPDATE ON topic WHEN new.id = 3 BEGIN"

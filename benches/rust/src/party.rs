@@ -50,6 +50,7 @@ impl Party {
         let mut first_error: Option<String> = None;
         let mut waits = BTreeMap::<u64, u64>::new();
         let mut number = 0;
+        let mut took = Duration::ZERO;
         loop {
             let begun = Instant::now();
             if begun >= start + self.window {
@@ -76,12 +77,13 @@ impl Party {
             }
             let wait = digits(u64::try_from((ended - begun).as_micros())?);
             *waits.entry(wait).or_default() += 1;
+            took = ended.saturating_duration_since(start);
             number += 1;
         }
         let waits: Vec<(u64, u64)> = waits.into_iter().collect();
         Ok(json!({
             "acknowledged": acknowledged, "in_window": in_window, "failed": failed,
-            "in_doubt": in_doubt, "error": first_error, "waits_us": waits,
+            "in_doubt": in_doubt, "error": first_error, "waits_us": waits, "ended": took.as_secs_f64(),
         }))
     }
 }

@@ -24,11 +24,8 @@ fn alone_at(folder: &Path, durability: Durability, blocks: u64) -> Outcome<Value
     for path in &paths {
         topics::create(path)?;
     }
-    // Where a folder stands, there is no side file to be had.
-    let side_file = folder.join("without.db-turn");
-    std::fs::create_dir(&side_file)?;
     let with = batched::open(with_path, durability)?;
-    let without = batched::open(without_path, durability)?;
+    let without = batched::open_without_turns(without_path, durability)?;
     let peer = bare::open(bare_path, durability)?;
     let save = batched::Save::new();
     let through =
@@ -48,7 +45,6 @@ fn alone_at(folder: &Path, durability: Durability, blocks: u64) -> Outcome<Value
     with.close(&Call::default())?;
     without.close(&Call::default())?;
     drop(peer);
-    std::fs::remove_dir(&side_file)?;
     for path in &paths {
         topics::verify(path, blocks * BLOCK)?;
     }
