@@ -74,7 +74,9 @@ def holders(side: str, path: str) -> None:
 
 def queued(side: str, path: str, threads: str) -> None:
     """Threads that each save once, while the main thread waits for them."""
-    with SIDES[side].open(path, "full", threading.Event()) as opened:  # type: ignore[misc]
+    # Who waits too long behind a turn that stands still goes on without it, and polls.
+    patient = {"turn_timeout": None} if side == "batch" else {}
+    with SIDES[side].open(path, "full", threading.Event(), **patient) as opened:  # type: ignore[misc]
 
         def save_once(thread: int) -> None:
             save, close = opened.connect(thread)

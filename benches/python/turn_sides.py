@@ -82,15 +82,13 @@ def dropin(path: str, level: str, stop: threading.Event) -> AbstractContextManag
 
 
 @contextmanager
-def batch(
-    path: str, level: str, stop: threading.Event, *, turn_lock: bool = True
-) -> Iterator[Opened]:
+def batch(path: str, level: str, stop: threading.Event, **settings: object) -> Iterator[Opened]:
     """One batch writer for the threads of the process."""
     from turnwise import BatchWriter
     from turnwise.errors import TurnwiseError
 
     in_doubt = {"CommitOutcomeUnknown", "FlushFailed"}
-    with BatchWriter(path, durability=level, turn_lock=turn_lock) as writer:
+    with BatchWriter(path, durability=level, **settings) as writer:
 
         def save(topic: int, title: str) -> None:
             try:
