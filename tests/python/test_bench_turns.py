@@ -83,7 +83,7 @@ def test_the_peers_and_the_batch_writer_write_in_every_measure(part):
     assert {"batch", "batch_alone", "timeout"} <= set(part["alone"][0]["python"]["normal"])
 
 
-def test_the_page_judges_every_goal_of_the_issue(report):
+def test_the_page_judges_every_goal(report):
     (raw,) = report.glob("*-turns-quick.json")
     goals = json.loads(raw.read_text(encoding="utf-8"))["goals"]
     (page,) = report.glob("*-turns-quick.md")
