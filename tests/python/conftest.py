@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
+
+import preloading
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,13 +32,7 @@ def soak() -> bool:
 
 def preloadable(name: str, folder: Path) -> Path:
     """The C file of this name as a library that can be preloaded into a process."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    assert compiler, "no C compiler"
-    source = Path(__file__).with_name(f"{name}.c")
-    library = folder / f"{name}.so"
-    command = [compiler, "-shared", "-fPIC", "-Wall", "-Werror", "-o", library, source, "-ldl"]
-    subprocess.run(command, check=True)
-    return library
+    return preloading.preloadable(Path(__file__).with_name(f"{name}.c"), folder)
 
 
 @pytest.fixture(scope="session")
