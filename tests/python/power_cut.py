@@ -232,7 +232,7 @@ class Disk:
         return image
 
 
-def crash_points(records: list[Record], limit: int, rng: random.Random) -> set[int]:
+def crash_points(records: list[Record], limit: int, rng: random.Random, since: int = 0) -> set[int]:
     """After how many records the power is cut: everywhere, or at `limit` places, syncs and acknowledgements
     first.
 
@@ -240,7 +240,9 @@ def crash_points(records: list[Record], limit: int, rng: random.Random) -> set[i
     is acknowledged.
     """
     last = len(records)
-    points = [at for at in range(1, last + 1) if at == last or records[at].kind not in "NBb"]
+    points = [
+        at for at in range(since + 1, last + 1) if at == last or records[at].kind not in "NBb"
+    ]
     if len(points) <= limit:
         return set(points)
     telling = [

@@ -5,8 +5,6 @@ Started by test_power_cut.py, with recorded_io.c preloaded.
 from __future__ import annotations
 
 import ctypes
-import errno
-import os
 import random
 import sqlite3
 import sys
@@ -48,18 +46,20 @@ class Thread(threading.Thread):
 
     def run(self) -> None:
         for unit in self.units:
+            # Any page of an index may be next.
+            party = f"{self.rng.randrange(40)}-{self.party}"
             try:
-                self.write(unit)
+                self.write(party, unit)
             except turnwise.TurnwiseError as error:
                 self.told.append((unit, error))
             else:
-                acknowledge(self.party, unit)
+                acknowledge(party, unit)
                 self.told.append((unit, None))
 
-    def write(self, unit: int) -> None:
+    def write(self, party: str, unit: int) -> None:
         way = self.rng.choice(["execute", "executemany", "submit", "transaction"])
         parts = 1 if way in {"execute", "submit"} else self.rng.randint(2, 4)
-        values = rows(self.party, unit, parts, self.rng.randint(1, 2 * self.size) // parts)
+        values = rows(party, unit, parts, self.rng.randint(1, 2 * self.size) // parts)
         if way == "execute":
             self.writer.execute(INSERT, values[0])
         elif way == "executemany":
@@ -118,15 +118,13 @@ def outsider(path: str, party: str, way: str) -> None:
 
 
 def failing(path, journal, durability, party, threads, units, size, after) -> None:
-    """A sync of the log fails once, some time while threads write; they go on."""
-    folder = os.fsencode(os.path.dirname(path))
+    """Writes on while a sync of the log fails, after so many others."""
     sys.stdin.readline()
-    crew = write(path, journal, durability, f"{party}-before", threads, "2", size, "1")
-    libraries.failing_io_arm(folder, b"wal", b"sync", errno.EIO, 0, int(after), 1)
-    crew += write(path, journal, durability, f"{party}-after", threads, units, size, "1")
-    struck = libraries.failing_io_struck()
-    failed = [error for thread in crew for _, error in thread.told if error]
-    print(struck, *sorted({error.kind for error in failed}))
+    if int(after) >= 0:
+        libraries.recorded_io_fail(int(after))
+    crew = write(path, journal, durability, party, threads, units, size, "1")
+    failed = {error.kind for thread in crew for _, error in thread.told if error}
+    print(libraries.recorded_io_failures(), *sorted(failed))
 
 
 if __name__ == "__main__":

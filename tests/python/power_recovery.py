@@ -104,8 +104,8 @@ class Sweep:
         memory = Path("/dev/shm")
         self.memory = memory if memory.is_dir() else None
 
-    def run(self, points: int, by_chance: int) -> Findings:
-        chosen = crash_points(self.records, points, self.rng)
+    def run(self, points: int, by_chance: int, since: int = 0) -> Findings:
+        chosen = crash_points(self.records, points, self.rng, since)
         disk, acknowledged = Disk(), set()
         for at, record in enumerate(self.records, 1):
             disk.apply(record)

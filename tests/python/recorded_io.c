@@ -5,6 +5,9 @@
  * A record is a `struct record` and its data. An operation and its record are one step under a lock.
  * A sync has two records, before and after, and holds no lock between them: what was recorded before
  * the first is on disk from the second on.
+ *
+ * `recorded_io_fail` lets a sync of a -wal fail, once, for every descriptor of a -wal that is open then, in
+ * all processes, as Linux does it (errseq_t): each is told at its next sync, and later ones pass.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -17,6 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -99,6 +103,46 @@ static void release(int log) {
     errno = error;
 }
 
+/* What all processes share, under the lock: in how many syncs one fails, 0 for none; failures so far. */
+struct failing {
+    uint32_t left, failures;
+};
+
+static struct failing *failing(void) {
+    static struct failing *shared;
+    char path[PATH_MAX];
+    if (shared != NULL) return shared;
+    snprintf(path, sizeof path, "%s-failing", getenv("RECORDED_LOG"));
+    int fd = (int)syscall(SYS_openat, AT_FDCWD, path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (fd < 0 || syscall(SYS_ftruncate, fd, sizeof *shared) != 0) abort();
+    void *mapped = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (mapped == MAP_FAILED) abort();
+    syscall(SYS_close, fd);
+    return shared = mapped;
+}
+
+/* Failures that a descriptor has been told of. */
+static uint32_t told[1 << 16];
+
+/* Has a sync of a -wal fail, after `after` others. */
+void recorded_io_fail(int after) {
+    int log = lock();
+    failing()->left = (uint32_t)after + 1;
+    release(log);
+}
+
+int recorded_io_failures(void) { return (int)failing()->failures; }
+
+/* Whether the sync that ends now has failed. */
+static int sync_fails(int fd, const char *name) {
+    if (!ends_with(name, "-wal") || fd >= (int)(sizeof told / sizeof *told)) return 0;
+    struct failing *shared = failing();
+    if (shared->left > 0 && --shared->left == 0) shared->failures++;
+    if (told[fd] == shared->failures) return 0;
+    told[fd] = shared->failures;
+    return 1;
+}
+
 /* Puts a note of the test into the record. */
 void recorded_io_note(const void *text, size_t size) {
     int log = lock();
@@ -108,12 +152,11 @@ void recorded_io_note(const void *text, size_t size) {
 
 static int open_recorded(int (*real)(const char *, int, ...), const char *path, int flags, mode_t mode) {
     const char *name = recorded(path);
-    if (name == NULL || name[0] == '\0' || (flags & (O_CREAT | O_TRUNC)) == 0) {
-        return real(path, flags, mode);
-    }
+    if (name == NULL || name[0] == '\0') return real(path, flags, mode);
     int log = lock();
     int existed = faccessat(AT_FDCWD, path, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
     int fd = real(path, flags, mode);
+    if (fd >= 0 && fd < (int)(sizeof told / sizeof *told)) told[fd] = failing()->failures;
     if (fd >= 0 && !existed) {
         append(log, (struct record){.kind = 'C', .inode = inode_of(fd)}, name, strlen(name));
     } else if (fd >= 0 && (flags & O_TRUNC) != 0) {
@@ -233,8 +276,12 @@ static int record_sync(int (*real)(int), int fd) {
     take_time(number);
     int result = real(fd);
     record.kind += 'E' - 'B';
-    record.at = result;
     log = lock();
+    if (sync_fails(fd, name)) {
+        errno = EIO;
+        result = -1;
+    }
+    record.at = result;
     append(log, record, NULL, 0);
     release(log);
     return result;
