@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
+use rusqlite::config::DbConfig;
 use rusqlite::hooks::Wal;
 use rusqlite::{CachedStatement, Connection, OpenFlags};
 
@@ -11,7 +12,7 @@ use super::failure::Failure;
 use super::fault::{FaultEffect, FaultPoint, Faults};
 use super::guard::Guard;
 use super::last_insert::LastInsert;
-use super::log_sync::sync_log;
+use super::log_sync::{rewrite_log, sync_log};
 use super::settings::{Durability, FileSettings};
 use super::statement::{Params, Value, Verb, Written};
 use crate::classify::Journal;
@@ -149,9 +150,7 @@ impl Store {
     pub(crate) fn begin(&mut self, durability: Durability) -> Result<(), Failure> {
         // What a ROLLBACK that failed has left open.
         self.try_roll_back()?;
-        if self.holed && durability != Durability::Normal {
-            self.empty_log()?;
-        }
+        self.mend_log()?;
         if self.durability != Some(durability) {
             let level = match (durability, self.journal_mode) {
                 // Until the folder is synced, a power cut can bring a deleted journal back, and
@@ -188,24 +187,25 @@ impl Store {
             Some(fault) => Err(fault.code),
             None => sync_log(&mut self.connection),
         };
-        self.holed = synced.is_err();
+        if synced.is_err() {
+            self.holed = true;
+            // At once, if the lock is free: others may checkpoint.
+            drop(self.mend_log());
+        }
         synced.map_err(Failure::of_code)
     }
 
-    /// Moves the whole log into the database and cuts it off, so that no recovery reads it.
-    fn empty_log(&mut self) -> Result<(), Failure> {
-        let busy: i32 = self.guard.lifted(|| {
-            let sql = "PRAGMA wal_checkpoint(TRUNCATE)";
-            self.connection.query_row(sql, [], |row| row.get(0))
-        })?;
-        if busy != 0 {
-            return Err(Failure::of_code(rusqlite::ffi::SQLITE_BUSY));
+    /// Fills the hole that a failed sync may have left in the log.
+    fn mend_log(&mut self) -> Result<(), Failure> {
+        if !self.holed {
+            return Ok(());
         }
-        sync_log(&mut self.connection).map_err(Failure::of_code)?;
-        self.holed = false;
-        self.checkpoint_at = CHECKPOINT_FRAMES;
-        self.frames.store(0, Ordering::Relaxed);
-        Ok(())
+        // So that nobody begins the log anew meanwhile.
+        self.control(ours!("BEGIN IMMEDIATE"))?;
+        let mended = rewrite_log(&mut self.connection).map_err(Failure::of_code);
+        self.holed = mended.is_err();
+        self.try_roll_back()?;
+        mended
     }
 
     /// Ends a transaction. Where that fails, what is open is never committed.
@@ -336,6 +336,7 @@ impl Store {
 
     /// Copies the WAL into the database as far as readers allow. Never waits for anybody.
     pub(crate) fn checkpoint(&mut self) -> Result<(), Failure> {
+        self.mend_log()?;
         let (frames, moved): (i32, i32) = self.meet(FaultPoint::Checkpoint, || {
             Ok(self.guard.lifted(|| {
                 self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
@@ -351,7 +352,11 @@ impl Store {
     }
 
     /// Closes the connection; the last one on a file folds the WAL into the database.
-    pub(crate) fn close(self) -> Result<(), Failure> {
+    pub(crate) fn close(mut self) -> Result<(), Failure> {
+        if self.mend_log().is_err() {
+            // A fold of the log is as dangerous as a checkpoint: see `rewrite_log`.
+            self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        }
         self.connection.close().map_err(|(_, error)| error.into())
     }
 
