@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use rusqlite::config::DbConfig;
 use rusqlite::hooks::Wal;
@@ -50,9 +50,7 @@ pub(crate) struct Store {
     faults: Faults,
     /// What is open holds what callers were told is undone.
     doomed: bool,
-    /// Set by a COMMIT that has written to the log.
-    logged: Arc<AtomicBool>,
-    /// What the last COMMIT wrote to the log is still to be synced.
+    /// What the last COMMIT wrote to the log, or found there, is still to be synced.
     unsynced: bool,
     /// A sync of the log has failed: what was to be synced may be a hole, at which a recovery would
     /// stop reading the log, whatever was synced behind it since.
@@ -71,12 +69,9 @@ impl Store {
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
         let frames = Arc::new(AtomicI32::new(0));
         let seen = Arc::clone(&frames);
-        let logged = Arc::new(AtomicBool::new(false));
-        let written = Arc::clone(&logged);
         // Replaces SQLite's automatic checkpoint, which would run inside somebody's COMMIT.
         connection.wal_hook(Some(move |_: &mut Wal, pages| {
             seen.store(pages, Ordering::Relaxed);
-            written.store(true, Ordering::Relaxed);
             Ok(())
         }))?;
         let last_insert = Arc::new(LastInsert::default());
@@ -95,7 +90,6 @@ impl Store {
             last_insert,
             faults: Faults::default(),
             doomed: false,
-            logged,
             unsynced: false,
             holed: false,
         })
@@ -167,14 +161,14 @@ impl Store {
     }
 
     pub(crate) fn commit(&mut self) -> Result<(), Failure> {
-        self.logged.store(false, Ordering::Relaxed);
         self.meet(FaultPoint::Commit, || self.control(ours!("COMMIT")))?;
         if self.in_transaction() {
             return Err(Failure::new(ErrorKind::Internal, "COMMIT left the transaction open"));
         }
-        self.unsynced = self.durability == Some(Durability::Pipelined)
-            && self.journal_mode == Journal::Wal
-            && self.logged.load(Ordering::Relaxed);
+        // Even if nothing was written: a row that was found there may be another process's, which has
+        // not synced it yet.
+        self.unsynced =
+            self.durability == Some(Durability::Pipelined) && self.journal_mode == Journal::Wal;
         Ok(())
     }
 
