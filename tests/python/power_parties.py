@@ -93,15 +93,25 @@ def writes(*arguments: str) -> None:
     assert not failed, failed
 
 
+def once(path: str, journal: str, durability: str, units: str) -> None:
+    """Makes sure of rows that others make sure of at the same time."""
+    with turnwise.BatchWriter(path, journal_mode=journal, durability=durability) as writer:
+        sys.stdin.readline()
+        for unit in range(int(units)):
+            writer.execute("INSERT INTO once VALUES (?) ON CONFLICT DO NOTHING", (unit,))
+            acknowledge("once", unit)
+
+
 def outsider(path: str, party: str, way: str) -> None:
     """A program that knows nothing of turnwise: writes, checkpoints, closes and opens again, until
-    its input ends.
+    its input ends, and for some rounds at least.
     """
     sys.stdin.readline()
     over = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
-    unit, rng = 0, random.Random(party)
-    while not over.is_set():
+    unit, rounds, rng = 0, 0, random.Random(party)
+    while rounds < 8 or not over.is_set():
+        rounds += 1
         with closing(sqlite3.connect(path, isolation_level=None, timeout=60)) as connection:
             connection.execute("PRAGMA wal_autocheckpoint = 10")
             for _ in range(5):
@@ -128,4 +138,4 @@ def failing(path, journal, durability, party, threads, units, size, after) -> No
 
 
 if __name__ == "__main__":
-    play({"make": make, "writes": writes, "outsider": outsider, "failing": failing})
+    play({scene.__name__: scene for scene in (make, writes, once, outsider, failing)})

@@ -20,6 +20,7 @@ CREATE TABLE landed (
 );
 CREATE INDEX by_party ON landed (party, unit);
 CREATE TABLE tally (party TEXT PRIMARY KEY, landed INTEGER NOT NULL);
+CREATE TABLE once (unit INTEGER PRIMARY KEY);
 CREATE TRIGGER counts AFTER INSERT ON landed BEGIN
     INSERT INTO tally VALUES (new.party, 1) ON CONFLICT (party) DO UPDATE SET landed = landed + 1;
 END;
@@ -58,6 +59,7 @@ class Recovered:
         if not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'counts'").fetchone():
             return
         self.units.add(("schema", 0))
+        self.units.update(("once", unit) for (unit,) in connection.execute("SELECT unit FROM once"))
         parts, counted = defaultdict(list), defaultdict(int)
         for party, unit, part, of, content in connection.execute("SELECT * FROM landed"):
             parts[party, unit, of].append(part)

@@ -15,9 +15,9 @@ from power_recovery import DATABASE, Findings, Sweep, check_record
 from process_support import DELETE, WAL, kill_group, start
 
 # What has an acknowledged write on disk.
-LASTING = ["full"]
+LASTING = ["full", "pipelined"]
 
-POINTS, SOAK_POINTS = 120, 4_000
+POINTS, SOAK_POINTS = 100, 4_000
 BY_CHANCE, SOAK_BY_CHANCE = 2, 8
 
 
@@ -102,7 +102,7 @@ def deletions(records) -> int:
 def assert_kept(findings: Findings, acknowledged: int) -> None:
     assert (len(findings.lost), len(findings.defects)) == (0, 0), str(findings)
     assert findings.acknowledged >= acknowledged, findings
-    assert findings.opened >= 100, findings
+    assert findings.opened >= 80, findings
 
 
 def one_process(run, durability, journal) -> None:
@@ -115,16 +115,21 @@ def three_processes(run, durability, journal) -> None:
     run.together([("writes", journal, durability, f"{at}", 2, 12, 800, 1) for at in range(3)])
 
 
-@pytest.mark.parametrize("durability", LASTING)
 @pytest.mark.parametrize(
-    ("scene", "journal"),
+    ("scene", "durability", "journal"),
     [
-        (one_process, WAL),
-        (one_process, DELETE),
-        (one_process, "truncate"),
-        (one_process, "persist"),
-        (three_processes, WAL),
-        (three_processes, DELETE),
+        *(
+            (one_process, durability, journal)
+            for durability in LASTING
+            for journal in (WAL, DELETE)
+        ),
+        *(
+            (three_processes, durability, journal)
+            for durability in LASTING
+            for journal in (WAL, DELETE)
+        ),
+        (one_process, "full", "truncate"),
+        (one_process, "full", "persist"),
     ],
 )
 def test_what_was_acknowledged_outlasts_a_power_cut(run, soak, scene, durability, journal) -> None:
@@ -137,8 +142,8 @@ def test_checkpoints_and_restarts_of_the_log_lose_nothing(run, soak, durability)
     run.make(WAL)
     ours = [("writes", WAL, durability, f"{at}", 3, 12, 8_000, 1) for at in range(2)]
     run.together(ours, [("outsider", "host", "checkpoints"), ("outsider", "other", "writes")])
-    assert checkpoints(run.records()) >= 10
-    assert restarts(run.records()) >= 5
+    assert checkpoints(run.records()) >= 5
+    assert restarts(run.records()) >= 3
     assert_kept(run.sweep(soak), 72)
 
 
@@ -155,9 +160,18 @@ def test_own_checkpoints_lose_nothing(run, soak, durability) -> None:
 @pytest.mark.parametrize("durability", LASTING)
 def test_logs_that_are_deleted_and_made_anew_lose_nothing(run, soak, durability) -> None:
     run.make(WAL)
-    run.together([("writes", WAL, durability, f"{at}", 2, 3, 800, 8) for at in range(2)])
+    for turn in range(3):
+        run.together([("writes", WAL, durability, f"{turn}{at}", 2, 3, 800, 3) for at in range(2)])
+    # Whoever is the last to close the file deletes its log.
     assert deletions(run.records()) >= 3
-    assert_kept(run.sweep(soak), 96)
+    assert_kept(run.sweep(soak), 108)
+
+
+@pytest.mark.parametrize("durability", LASTING)
+def test_a_row_that_was_found_there_lasts_as_one_that_was_written(run, soak, durability) -> None:
+    run.make(WAL)
+    run.together([("once", WAL, durability, 60)] * 3)
+    assert_kept(run.sweep(soak), 61)
 
 
 @pytest.mark.parametrize("durability", LASTING)
