@@ -150,11 +150,11 @@ def test_checkpoints_and_restarts_of_the_log_lose_nothing(run, soak, durability)
 @pytest.mark.parametrize("durability", LASTING)
 def test_own_checkpoints_lose_nothing(run, soak, durability) -> None:
     run.make(WAL)
-    run.together([("writes", WAL, durability, f"{at}", 3, 20, 12_000, 1) for at in range(2)])
+    run.together([("writes", WAL, durability, f"{at}", 3, 18, 10_000, 1) for at in range(2)])
     # One when the last of them closes the file.
     assert checkpoints(run.records()) >= 3
     assert restarts(run.records()) >= 1
-    assert_kept(run.sweep(soak), 120)
+    assert_kept(run.sweep(soak), 108)
 
 
 @pytest.mark.parametrize("durability", LASTING)
