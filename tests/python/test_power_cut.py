@@ -151,9 +151,9 @@ def test_checkpoints_and_restarts_of_the_log_lose_nothing(run, soak, durability)
 def test_own_checkpoints_lose_nothing(run, soak, durability) -> None:
     run.make(WAL)
     run.together([("writes", WAL, durability, f"{at}", 3, 18, 10_000, 1) for at in range(2)])
-    # One when the last of them closes the file.
-    assert checkpoints(run.records()) >= 3
-    assert restarts(run.records()) >= 1
+    # One when the last of them closes the file, and one before. Whether the log begins anew after that is up
+    # to when the other process writes.
+    assert checkpoints(run.records()) >= 2
     assert_kept(run.sweep(soak), 108)
 
 
