@@ -1,4 +1,4 @@
-"""The power is cut at every moment of a run, and what was acknowledged is there when it comes back."""
+"""The power is cut at moments all over a run, and what was acknowledged is there when it comes back."""
 
 from __future__ import annotations
 
