@@ -57,3 +57,9 @@ def counting_calls(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Makes a folder look like a small disk to a process."""
     return preloadable("small_disk", tmp_path_factory.mktemp("small_disk"))
+
+
+@pytest.fixture(scope="session")
+def recorded_io(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Records what processes do to the databases of a folder."""
+    return preloadable("recorded_io", tmp_path_factory.mktemp("recorded_io"))
