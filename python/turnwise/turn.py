@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -12,6 +11,7 @@ from weakref import WeakKeyDictionary
 
 from turnwise import errors
 from turnwise._native import NativeTurnLock
+from turnwise._process import call_site
 
 if TYPE_CHECKING:
     import asyncio
@@ -167,9 +167,3 @@ class TurnContext:
         task = cast("asyncio.Task[Any]", asyncio.current_task())
         self._held.get(task, {}).pop(self._lock.path, None)
         self.__exit__(kind, error, traceback)
-
-
-def call_site(depth: int) -> str:
-    """The file and line of a caller, ``depth`` functions above the one that asks."""
-    frame = sys._getframe(depth + 1)  # noqa: SLF001 - what traceback and logging use
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}"

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::claim::{Claim, Grant, TurnStats};
+use super::share::Owed;
 use super::state::{Seat, Side, State, Then, Waiter, Wake};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handoff::Patience;
@@ -58,6 +59,7 @@ impl<L: SideLock> TurnQueue<L> {
                 waiting: VecDeque::new(),
                 holder: None,
                 side: Side::Free,
+                owed: Owed::default(),
                 gap: None,
                 sent_off: Vec::new(),
                 next: 1,
@@ -251,9 +253,10 @@ impl<L: SideLock> TurnQueue<L> {
         }
         match self.lock.try_take() {
             Taken::Yes => {
-                state.side = Side::Ours(now());
+                let now = now();
+                state.side = Side::Ours(now);
                 let id = state.number();
-                self.hold(state, id, claim.clone());
+                self.hold(state, id, claim.clone(), now);
                 Some(Grant::Held(id))
             }
             Taken::Busy => None,
