@@ -135,6 +135,8 @@ class TurnContext:
         loop.add_reader(pending.fd, come.set)
         try:
             while (turn := pending.take()) is None:
+                if self._lock.is_stuck() and pending.withdraw():
+                    return self._lock.fall_through()
                 left = min(until - loop.time(), look)
                 with suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(come.wait(), None if left == math.inf else left)
@@ -145,8 +147,6 @@ class TurnContext:
                     raise errors.LockTimeoutError(
                         f"database is locked: {holder}; nothing was written", sqlite_errorcode=5
                     )
-                if self._lock.is_stuck() and pending.withdraw():
-                    return self._lock.fall_through()
             return turn
         except asyncio.CancelledError:
             # What comes now goes to the next in line when `pending` is gone.

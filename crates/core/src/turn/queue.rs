@@ -101,11 +101,18 @@ impl<L: SideLock> TurnQueue<L> {
             drop(state);
             return Err(self.not_in_time());
         }
+        let mut look = match stuck.map(|stuck| self.left_until_stuck(&state, stuck)) {
+            None => None,
+            Some(Some(left)) => Some(now() + left),
+            Some(None) => {
+                state.fall_throughs += 1;
+                return Ok(Grant::Without);
+            }
+        };
         let seat = Arc::<Seat>::default();
         let Some(id) = self.line_up(&mut state, claim, Wake::Thread(Arc::clone(&seat))) else {
             return Ok(Grant::Without);
         };
-        let mut look = stuck.map(|stuck| now() + stuck);
         loop {
             if let Some(grant) = state.grant_of(id) {
                 return Ok(grant);

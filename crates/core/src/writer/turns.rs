@@ -65,6 +65,10 @@ impl Turns {
             slot.turn = Some(turn);
             return Ok(());
         }
+        if self.turn_timeout.is_some_and(|timeout| lock.is_stuck(timeout)) {
+            slot.turn = lock.fall_through().ok();
+            return Ok(());
+        }
         let Some(wake) = wake else {
             slot.wanted = false;
             return Err(Duration::ZERO);
