@@ -69,7 +69,7 @@ _HOMES = {
     "on_event": ("turnwise.events", "on_event"),
 }
 
-_MODULES = ("errors", "events", "testing", "writer")
+_MODULES = ("errors", "events", "sqlite3", "testing", "writer")
 
 
 def __getattr__(name: str) -> object:
