@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     )
     from turnwise.errors import TurnwiseError
     from turnwise.events import Subscription, on_event
+    from turnwise.turn import TurnLock, TurnStats
     from turnwise.writer import BatchWriter, Histogram, Transaction, WriterSettings, WriterStats
 
 __all__ = [
@@ -36,6 +37,8 @@ __all__ = [
     "RetryPolicy",
     "Subscription",
     "Transaction",
+    "TurnLock",
+    "TurnStats",
     "TurnwiseError",
     "Verdict",
     "WriteResult",
@@ -58,6 +61,8 @@ _HOMES = {
     "RetryPolicy": ("turnwise._native", "RetryPolicy"),
     "Subscription": ("turnwise.events", "Subscription"),
     "Transaction": ("turnwise.writer", "Transaction"),
+    "TurnLock": ("turnwise.turn", "TurnLock"),
+    "TurnStats": ("turnwise.turn", "TurnStats"),
     "TurnwiseError": ("turnwise.errors", "TurnwiseError"),
     "Verdict": ("turnwise._native", "Verdict"),
     "WriteResult": ("turnwise._native", "WriteResult"),
@@ -69,7 +74,7 @@ _HOMES = {
     "on_event": ("turnwise.events", "on_event"),
 }
 
-_MODULES = ("errors", "events", "sqlite3", "testing", "writer")
+_MODULES = ("errors", "events", "sqlite3", "testing", "turn", "writer")
 
 
 def __getattr__(name: str) -> object:

@@ -6,7 +6,7 @@ from _typeshed import SupportsGetItem
 from typing import Any, Final, SupportsFloat, SupportsIndex, final
 from typing_extensions import disjoint_base
 
-__all__ = ["VERSION", "Budget", "Event", "NativePlace", "NativeTransaction", "NativeWriter", "Override", "Pickups", "Retry", "RetryPolicy", "Verdict", "WriteResult", "classify", "drain_all", "draws", "enums", "error_states", "fingerprint", "rehearse", "sqlstate"]
+__all__ = ["VERSION", "Budget", "Event", "NativePending", "NativePlace", "NativeTransaction", "NativeTurn", "NativeTurnLock", "NativeWriter", "Override", "Pickups", "Retry", "RetryPolicy", "Verdict", "WriteResult", "classify", "drain_all", "draws", "enums", "error_states", "fingerprint", "rehearse", "sqlstate"]
 
 VERSION: Final[str]
 
@@ -100,6 +100,25 @@ class Event:
         """
 
 @final
+class NativePending:
+    """
+    A request for a turn.
+    """
+    @property
+    def fd(self, /) -> int:
+        """
+        A socket's descriptor, the caller's to close: it reads as ended once the turn has come.
+        """
+    def take(self, /) -> NativeTurn | None:
+        """
+        The turn, if it has come.
+        """
+    def withdraw(self, /) -> bool:
+        """
+        Takes the request back. `False`: the turn has come, or is coming.
+        """
+
+@final
 class NativePlace:
     """
     A submitted write's place in the queue.
@@ -131,12 +150,76 @@ class NativeTransaction:
         Rolls back. Harmless when the transaction has ended.
         """
 
+@final
+class NativeTurn:
+    """
+    A turn, or leave to go on without one.
+    """
+    @property
+    def held(self, /) -> bool:
+        """
+        Whether it is one. `False`: the turn stood still, or there is no turn lock here.
+        """
+    def note_outsider(self, /) -> None:
+        """
+        SQLite's own lock was taken in this turn: a writer that knows nothing of turns has it.
+        """
+    def release(self, /) -> None:
+        """
+        Gives it back. Harmless when it was given back.
+        """
+
+@disjoint_base
+class NativeTurnLock:
+    """
+    The native half of `TurnLock`.
+    """
+    def __new__(cls, /, path: Any, turn_timeout: SupportsFloat | SupportsIndex | None = ...) -> NativeTurnLock: ...
+    def _stats(self, /) -> dict: ...
+    def acquire(self, /, timeout: SupportsFloat | SupportsIndex | None, site: str) -> NativeTurn:
+        """
+        Waits up to `timeout` seconds for the turn; `None` waits without end.
+        """
+    def fall_through(self, /) -> NativeTurn:
+        """
+        Leave to go on without a turn.
+        """
+    @property
+    def holder(self, /) -> str | None:
+        """
+        Who has the turn, in words; `None` when nobody has.
+        """
+    def is_stuck(self, /) -> bool:
+        """
+        Whether the turn has stood still for `turn_timeout`.
+        """
+    @property
+    def path(self, /) -> str:
+        """
+        The database, by its resolved path.
+        """
+    def request(self, /, site: str) -> NativePending:
+        """
+        Lines up without blocking. The descriptor of what is returned can be read once the turn has
+        come.
+        """
+    @property
+    def turn_timeout(self, /) -> float | None:
+        """
+        The seconds that the turn may stand still before a waiter goes on without it.
+        """
+    @property
+    def unavailable(self, /) -> str | None:
+        """
+        Why there is no turn lock for this database; `None` when there is one, or nobody has tried.
+        """
+
 @disjoint_base
 class NativeWriter:
     """
     The native half of `turnwise.BatchWriter`.
     """
-    def __new__(cls, /, path: Any, *, policy: RetryPolicy | None = None, max_batch: SupportsIndex = 1000, max_queue_rows: SupportsIndex = 100000, max_queue_bytes: SupportsIndex = 67108864, durability: str = "full", journal_mode: str = "wal", foreign_keys: bool = False, hold_limit: SupportsFloat | SupportsIndex = 5.0) -> NativeWriter: ...
+    def __new__(cls, /, path: Any, *, policy: RetryPolicy | None = None, max_batch: SupportsIndex = 1000, max_queue_rows: SupportsIndex = 100000, max_queue_bytes: SupportsIndex = 67108864, durability: str = "full", journal_mode: str = "wal", foreign_keys: bool = False, hold_limit: SupportsFloat | SupportsIndex = 5.0, turn_lock: bool = True, turn_timeout: SupportsFloat | SupportsIndex | None = ...) -> NativeWriter: ...
     def _arm(self, /, at: str, code: SupportsIndex, effect: str, after: SupportsIndex, times: SupportsIndex) -> None:
         """
         Has a fault strike the file's connection.

@@ -156,6 +156,14 @@ class BudgetSpentError(TurnwiseError):
     """The process's retry budget is spent."""
 
 
+class TurnReenteredError(TurnwiseError, sqlite3.OperationalError):
+    """The turn was asked for by the thread or task that has it, and would wait for itself."""
+
+
+class TurnUnavailableError(TurnwiseError, OSError):
+    """No turn lock can be had at this database: a folder that cannot be written, no locks."""
+
+
 class QueueFullError(TurnwiseError, TimeoutError):
     """The queue stayed full until the deadline. Nothing was written, nothing was dropped."""
 
@@ -202,6 +210,10 @@ class TooBigError(TurnwiseError, sqlite3.DataError):
 
 class CommitOutcomeUnknownError(TurnwiseError, sqlite3.OperationalError):
     """COMMIT failed, and it is unknown whether the write is in the file."""
+
+
+class FlushFailedError(TurnwiseError, sqlite3.OperationalError):
+    """The write is committed and others see it, but it could not be synced to disk."""
 
 
 class InternalError(TurnwiseError, sqlite3.InternalError):

@@ -1,7 +1,7 @@
 """What writes met on their way: retries, recoveries, failures.
 
-Every event goes to the logger ``turnwise.events`` (a retry at DEBUG, a recovery at INFO, a failure
-at WARNING) and to every hook of ``on_event``. Neither sees SQL text or a parameter.
+Every event goes to the logger ``turnwise.events`` (a retry at DEBUG, a recovery at INFO, a failure and
+what turnwise has to do without at WARNING) and to every hook of ``on_event``. Neither sees SQL text or a parameter.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _LOG = logging.getLogger("turnwise.events")
 # An application that has not set up logging sees nothing: it gets the errors themselves.
 _LOG.addHandler(logging.NullHandler())
 
-_LEVELS = {"retry": logging.DEBUG, "recovery": logging.INFO, "failure": logging.WARNING}
+_LEVELS = {"retry": logging.DEBUG, "recovery": logging.INFO, "failure": logging.WARNING, "degraded": logging.WARNING}
 
 
 class Subscription:
@@ -101,6 +101,8 @@ class _Line:
         words = [f"{event.kind}: {event.path}:"]
         if event.error:
             words.append(event.error)
+        if event.kind == "degraded":
+            return " ".join([*words, "turnwise goes on without it; see settings"])
         words.append(f"{event.class_}, code {event.code}, attempt {event.attempt}")
         if event.kind == "retry":
             words.append(f"again in {event.delay:.3f} s, {event.deadline_left:.3f} s left")

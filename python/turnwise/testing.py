@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from turnwise.writer import BatchWriter
 
-    Point = Literal["begin", "statement", "commit", "checkpoint"]
+    Point = Literal["begin", "statement", "commit", "checkpoint", "flush"]
     Effect = Literal["refused", "rolled_back", "done", "panicked"]
 
 # SQLite's result codes (https://sqlite.org/rescode.html) by the names that people use.

@@ -70,6 +70,14 @@ class WriterStats:
     """Groups run again without the write that had rolled them back."""
     checkpoints: int
     """Checkpoints run."""
+    turn_waits: int
+    """Turns that were not to be had at once: others had them."""
+    turn_hand_offs: int
+    """Turns that went to the next waiter of this process without being given back."""
+    turn_fall_throughs: int
+    """Times that somebody went on without a turn: it stood still, or no side file could be had."""
+    outsiders: int
+    """Times that a writer which knows nothing of turns held the lock in our turn."""
     queue_rows: int
     """Rows in the queue now."""
     queue_bytes: int
@@ -101,6 +109,12 @@ class WriterSettings:
     max_queue_bytes: int
     hold_limit: float
     """Seconds that an interactive transaction may be held."""
+    turn_lock: bool
+    """Whether writers queue with other processes at the turn lock."""
+    turn_lock_missing: str | None
+    """Why they do not, where they should: a folder that cannot be written, for instance."""
+    turn_timeout: float | None
+    """Seconds that the turn may stand still before a writer goes on without it."""
     policy: RetryPolicy
 
 
@@ -169,7 +183,7 @@ class BatchWriter(NativeWriter):
     Each caller gets its own result or its own error. When nobody waits, a write runs in the
     caller's thread; otherwise the writes of all callers share transactions. Writers on one file in
     one process share a connection; they must agree on ``journal_mode``, ``foreign_keys``,
-    ``max_batch``, ``max_queue_rows`` and ``max_queue_bytes``. After ``os.fork`` the child's first
+    ``turn_lock``, ``max_batch``, ``max_queue_rows`` and ``max_queue_bytes``. After ``os.fork`` the child's first
     call opens a connection of its own.
 
     - ``path``: the database file; it is created unless it exists.
@@ -177,11 +191,16 @@ class BatchWriter(NativeWriter):
       is asked for; of writers that share a file, the delays of the one that opened it count.
     - ``max_batch``: rows that one transaction takes, 1 to 1,000,000; a larger unit goes alone.
     - ``max_queue_rows``, ``max_queue_bytes``: bounds of the queue; callers wait while it is full.
-    - ``durability``: ``"full"`` is on disk before a write returns; ``"normal"`` survives a crash of
-      the process, but in WAL mode a power cut may take the last commits.
+    - ``durability``: ``"full"`` is on disk before a write returns, and before others see it;
+      ``"pipelined"`` is on disk before a write returns, but others may see it one sync earlier, and
+      do not wait for that sync; ``"normal"`` survives a crash of the process, but in WAL mode a
+      power cut may take the last commits.
     - ``journal_mode``: ``"wal"``, ``"delete"``, ``"truncate"`` or ``"persist"``.
     - ``foreign_keys``: whether foreign keys are enforced; off, as in SQLite itself.
     - ``hold_limit``: seconds that a ``transaction()`` may be held.
+    - ``turn_lock``: whether the writer queues with other processes, at side files of the database.
+    - ``turn_timeout``: seconds that the turn may stand still (its holder hangs) before the writer
+      goes on without it; ``None`` for never.
 
     Parameters are int, float, str, bytes, bytearray, memoryview, bool (stored as 0 or 1) and None;
     date, time and datetime are stored as ``isoformat()`` text (datetime with a blank, as the
@@ -196,10 +215,12 @@ class BatchWriter(NativeWriter):
         max_batch: int = 1_000,
         max_queue_rows: int = 100_000,
         max_queue_bytes: int = 67_108_864,
-        durability: Literal["full", "normal"] = "full",
+        durability: Literal["full", "pipelined", "normal"] = "full",
         journal_mode: Literal["wal", "delete", "truncate", "persist"] = "wal",
         foreign_keys: bool = False,
         hold_limit: float = 5.0,
+        turn_lock: bool = True,
+        turn_timeout: float | None = 2.0,
     ) -> None:
         if journal_mode == "wal":
             _process.warn_of_wal_reset_bug()

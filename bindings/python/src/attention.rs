@@ -26,7 +26,7 @@ pub(crate) fn attend<T: Send>(
     let slice = signal_slice(py);
     let outcome = py.detach(|| {
         let interrupted = || asked_away(&interrupt);
-        wait(&Call { timeout, inline, slice, interrupted: &interrupted })
+        wait(&Call { timeout, inline, slice, interrupted: &interrupted, ..Call::default() })
     });
     // One that came while a statement ran: its exception can still be told the outcome.
     asked_away(&interrupt);

@@ -11,6 +11,7 @@ mod policy;
 mod result;
 mod testing;
 mod transaction;
+mod turn;
 mod values;
 mod writer;
 
@@ -37,6 +38,8 @@ mod _native {
     use crate::testing::rehearse;
     #[pymodule_export]
     use crate::transaction::NativeTransaction;
+    #[pymodule_export]
+    use crate::turn::{NativePending, NativeTurn, NativeTurnLock};
     #[pymodule_export]
     use crate::writer::{NativePlace, NativeWriter};
 }

@@ -54,6 +54,8 @@ impl NativeWriter {
         journal_mode = "wal",
         foreign_keys = false,
         hold_limit = 5.0,
+        turn_lock = true,
+        turn_timeout = Some(2.0),
     ))]
     fn new(
         py: Python<'_>,
@@ -66,6 +68,8 @@ impl NativeWriter {
         journal_mode: &str,
         foreign_keys: bool,
         hold_limit: f64,
+        turn_lock: bool,
+        turn_timeout: Option<f64>,
     ) -> PyResult<Self> {
         let path = values::path(path)?;
         let mut options = WriterOptions::default();
@@ -76,12 +80,14 @@ impl NativeWriter {
         options.max_queue_rows = size("max_queue_rows", max_queue_rows)?;
         options.max_queue_bytes = size("max_queue_bytes", max_queue_bytes)?;
         options.durability = Durability::from_name(durability)
-            .ok_or_else(|| choice("durability", durability, "'full' or 'normal'"))?;
+            .ok_or_else(|| choice("durability", durability, "'full', 'pipelined' or 'normal'"))?;
         options.journal_mode = Journal::from_name(journal_mode).ok_or_else(|| {
             choice("journal_mode", journal_mode, "'wal', 'delete', 'truncate' or 'persist'")
         })?;
         options.foreign_keys = foreign_keys;
         options.hold_limit = values::seconds("hold_limit", Some(hold_limit))?.unwrap_or_default();
+        options.turn_lock = turn_lock;
+        options.turn_timeout = values::seconds("turn_timeout", turn_timeout)?;
         options.observer = Some(MakeObserver::new(Feed::observer));
         let opened =
             attentively(py, None, false, move |call| BatchWriter::open_with(path, options, call))?;
@@ -271,6 +277,10 @@ impl NativeWriter {
         settings.set_item("max_queue_rows", own.max_queue_rows)?;
         settings.set_item("max_queue_bytes", own.max_queue_bytes)?;
         settings.set_item("hold_limit", own.hold_limit.as_secs_f64())?;
+        settings.set_item("turn_lock", file.turn_lock)?;
+        settings.set_item("turn_lock_missing", file.turn_lock_missing)?;
+        let turn_timeout = own.turn_timeout.map(|timeout| timeout.as_secs_f64());
+        settings.set_item("turn_timeout", turn_timeout)?;
         settings.set_item("policy", RetryPolicy { inner: own.policy })?;
         Ok(settings)
     }

@@ -108,6 +108,10 @@ error_kinds! {
     AttemptsExhausted = 301, "all attempts were used up", Exhausted;
     /// The process's retry budget is spent.
     BudgetSpent = 302, "the retry budget is spent", Exhausted;
+    /// The turn was asked for by the thread that has it. Nothing was written.
+    TurnReentered = 303, "the turn was asked for by the thread that has it", Permanent;
+    /// No turn lock can be had at this database; writers go on without turns.
+    TurnUnavailable = 304, "no turn lock can be had at this database", Permanent;
 
     // 4xx: the batch writer.
     /// The queue stayed full until the deadline. Nothing was written.
@@ -138,6 +142,9 @@ error_kinds! {
     // 6xx: COMMIT.
     /// COMMIT failed in a way that leaves open whether the write is in the file.
     CommitOutcomeUnknown = 600, "COMMIT failed and it is unknown whether the write was kept", Permanent;
+    /// The write is committed, and others see it; syncing it to disk failed, so that a power cut may
+    /// still take it.
+    FlushFailed = 601, "the write is committed but could not be synced to disk", Permanent;
 
     // 9xx: us.
     /// A fault in turnwise itself.

@@ -1,6 +1,6 @@
 //! What observers are told about retries.
 
-use crate::classify::{ErrorClass, Verdict};
+use crate::classify::{ErrorClass, Fate, RetryKind, Scope, Verdict};
 use crate::error::ErrorKind;
 use crate::numbered::numbered;
 pub use crate::retry::StopReason;
@@ -15,6 +15,8 @@ numbered! {
         Recovery = 1, "recovery";
         /// A failure that is raised.
         Failure = 2, "failure";
+        /// turnwise goes on without something that should be there.
+        Degraded = 3, "degraded";
     }
 }
 
@@ -40,7 +42,7 @@ pub struct Event {
     pub statement: u64,
     /// Why it is not tried again; only in a failure.
     pub stop: Option<StopReason>,
-    /// The kind of error that is raised; only in a failure of turnwise's own.
+    /// The kind of error that is raised; in a failure of turnwise's own, and in what is missing.
     pub error: Option<ErrorKind>,
 }
 
@@ -65,6 +67,13 @@ impl Event {
     ) -> Self {
         let event = Self::new(EventKind::Failure, verdict, attempt, deadline_left_ns);
         Self { stop: Some(stop), ..event }
+    }
+
+    /// turnwise goes on without what `error` says is missing.
+    pub fn degraded(error: ErrorKind) -> Self {
+        let verdict =
+            Verdict::new(ErrorClass::Permanent, Fate::None, Scope::Never, RetryKind::None);
+        Self { error: Some(error), ..Self::new(EventKind::Degraded, &verdict, 0, 0) }
     }
 
     /// The same event, with the fingerprint of the statement.

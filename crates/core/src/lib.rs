@@ -22,6 +22,17 @@ pub mod rng;
 pub mod sqlite;
 #[cfg(feature = "threads")]
 mod sync;
+#[cfg(feature = "threads")]
+#[cfg_attr(
+    not(feature = "sqlite"),
+    allow(
+        dead_code,
+        unreachable_pub,
+        unused_imports,
+        reason = "only the side files use it; the model checker builds the queue alone"
+    )
+)]
+pub mod turn;
 #[cfg(feature = "sqlite")]
 pub mod writer;
 

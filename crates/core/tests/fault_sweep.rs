@@ -21,7 +21,7 @@ use turnwise::classify::Journal::{self, Delete, Wal};
 use turnwise::sqlite::{
     Fault,
     FaultEffect::{self, Done, Panicked, Refused},
-    FaultPoint::{self, Begin, Checkpoint, Commit, Statement},
+    FaultPoint::{self, Begin, Checkpoint, Commit, Flush, Statement},
 };
 use turnwise::writer::{Rehearsal, rehearse};
 
@@ -147,7 +147,7 @@ fn sweep_all(journal: Journal, points: &[FaultPoint]) {
     sweep_act(journal, points, Round::mix, |point| match point {
         Begin | Commit => 7,
         Statement => 15,
-        Checkpoint => 1,
+        Checkpoint | Flush => 1,
     });
 }
 
@@ -211,7 +211,7 @@ fn a_fault_while_the_writer_closes() {
         sweep_act(journal, &[Begin, Statement, Commit], Round::closing, |point| match point {
             Begin => 2,
             Statement => 4,
-            Commit | Checkpoint => 1,
+            Commit | Checkpoint | Flush => 1,
         });
     }
 }

@@ -14,6 +14,7 @@ const LAYERS: &[&[&str]] = &[
     &["sync"],
     &["handoff"],
     &["sqlite"],
+    &["turn"],
     &["writer"],
 ];
 

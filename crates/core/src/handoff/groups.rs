@@ -45,9 +45,9 @@ impl<J: Send + 'static, T: Send + 'static> Handoff<J, T> {
 
     /// Moves jobs from the queue to a group that is open on the database.
     ///
-    /// Stops at `max_batch` rows (a larger job goes alone), at a turn, and at a job that wants a
-    /// sync where the open group has none. Jobs whose deadline has passed are told so instead.
-    pub(crate) fn drain(&self, group: &mut Vec<Entry<J, T>>, strict: bool) {
+    /// Stops at `max_batch` rows (a larger job goes alone), at a turn, and at a job that is
+    /// stricter than the open group. Jobs whose deadline has passed are told so instead.
+    pub(crate) fn drain(&self, group: &mut Vec<Entry<J, T>>, strict: u8) {
         let mut rows: usize = group.iter().map(|entry| entry.request.rows).sum();
         let mut late = Vec::new();
         let mut state = self.state.lock();
@@ -59,7 +59,7 @@ impl<J: Send + 'static, T: Send + 'static> Handoff<J, T> {
             let fits = group.is_empty() || rows + request.rows <= self.limits.max_batch;
             let own = request.turn.is_some() && !group.is_empty()
                 || group.last().is_some_and(|last| last.request.turn.is_some());
-            if !passed && (!fits || own || request.strict && !strict) {
+            if !passed && (!fits || own || request.strict > strict) {
                 break;
             }
             let Some(entry) = state.remove(0) else { break };

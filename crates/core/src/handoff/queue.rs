@@ -11,6 +11,9 @@ use super::ticket::{Outcome, Patience, Pickup, Promise, Reply, Ticket};
 use crate::error::Error;
 use crate::sync::{Condvar, Mutex, MutexGuard, ThreadId, unlocked};
 
+/// Levels of strictness.
+pub(crate) const LEVELS: usize = 3;
+
 /// Bounds of the queue and of a group.
 #[expect(clippy::struct_field_names, reason = "they are the settings' names")]
 #[derive(Debug, Clone, Copy)]
@@ -26,8 +29,8 @@ pub(crate) struct Request<J> {
     pub(crate) job: J,
     pub(crate) rows: usize,
     pub(crate) bytes: usize,
-    /// Wants a group that is synced to disk.
-    pub(crate) strict: bool,
+    /// How strictly the group must be synced to disk, below [`LEVELS`]: it may be more.
+    pub(crate) strict: u8,
     /// Wants the lane for itself (an interactive transaction), for this thread and so long.
     pub(crate) turn: Option<(ThreadId, Duration)>,
 }
@@ -84,19 +87,23 @@ pub(crate) struct Handoff<J, T> {
     left: Box<OnLeft<J>>,
     /// What error messages call the database.
     database: String,
+    /// Who has its lock, in words, if that is known.
+    blocker: Box<dyn Fn() -> Option<String> + Send + Sync>,
     pub(super) me: std::sync::Weak<Self>,
 }
 
 impl<J: Send + 'static, T: Send + 'static> Handoff<J, T> {
     #[cfg(test)]
     pub(crate) fn new(limits: Limits) -> Arc<Self> {
-        Self::watched(limits, "the database".into(), |_, _| {})
+        Self::watched(limits, "the database".into(), || None, |_, _| {})
     }
 
-    /// Tells `left` of jobs that leave the queue before they have begun.
+    /// Tells `left` of jobs that leave the queue before they have begun; asks `blocker` who has the
+    /// database's lock.
     pub(crate) fn watched(
         limits: Limits,
         database: String,
+        blocker: impl Fn() -> Option<String> + Send + Sync + 'static,
         left: impl Fn(&J, Option<&Error>) + Send + Sync + 'static,
     ) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
@@ -106,6 +113,7 @@ impl<J: Send + 'static, T: Send + 'static> Handoff<J, T> {
             limits,
             left: Box::new(left),
             database,
+            blocker: Box::new(blocker),
             me: me.clone(),
         })
     }
@@ -137,7 +145,7 @@ impl<J: Send + 'static, T: Send + 'static> Handoff<J, T> {
             called_away = !over;
             match self.take_back(seq) {
                 Some((job, locked)) => {
-                    let error = if over { expired(locked, &self.database) } else { cancelled() };
+                    let error = if over { self.expired(locked) } else { cancelled() };
                     (self.left)(&job, over.then_some(&error));
                     return (Err(error), Pickup::uncounted(), false);
                 }
@@ -178,10 +186,22 @@ impl<J: Send + 'static, T: Send + 'static> Handoff<J, T> {
     /// database's lock was found taken.
     pub(super) fn tell_expired(&self, entries: impl IntoIterator<Item = Entry<J, T>>, locked: u32) {
         for entry in entries {
-            let error = expired(locked, &self.database);
+            let error = self.expired(locked);
             (self.left)(&entry.request.job, Some(&error));
             entry.promise.fulfil(Err(error));
         }
+    }
+
+    fn expired(&self, locked: u32) -> Error {
+        let blocker = if locked > 0 { (self.blocker)() } else { None };
+        expired(locked, &self.database, blocker)
+    }
+
+    /// What the writer thread waits for outside the database has come: it asks again.
+    pub(crate) fn turn_came(&self) {
+        let mut state = self.state.lock();
+        state.turn_came = true;
+        self.wake_writer(&state);
     }
 
     /// Stops taking requests. What is in the queue is still run.

@@ -26,9 +26,19 @@ pub(super) fn orphaned() -> Error {
 /// SQLITE_BUSY, which is what kept the job from beginning.
 const BUSY: i32 = 5;
 
-/// `locked`: how often the lock of `database` was found taken meanwhile.
-pub(super) fn expired(locked: u32, database: &str) -> Error {
-    if locked > 0 {
+/// `locked`: how often the lock of `database` was found taken meanwhile, `blocker`: by whom.
+pub(super) fn expired(locked: u32, database: &str, blocker: Option<String>) -> Error {
+    if let (true, Some(blocker)) = (locked > 0, blocker) {
+        Error::new(
+            ErrorKind::LockTimeout,
+            format!(
+                "database is locked: {blocker} at {database}, and did not pass it on before the \
+                 deadline; the write is not in the file"
+            ),
+        )
+        .with_code(BUSY)
+        .with_attempts(locked)
+    } else if locked > 0 {
         Error::new(
             ErrorKind::LockTimeout,
             format!(

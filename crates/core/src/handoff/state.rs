@@ -5,7 +5,7 @@ use std::fmt;
 use std::mem;
 use std::time::Instant;
 
-use super::queue::{Entry, Limits};
+use super::queue::{Entry, LEVELS, Limits};
 use super::ticket::UNCOUNTED;
 use crate::sync::ThreadId;
 
@@ -30,7 +30,8 @@ pub(crate) struct State<J, T> {
     pub(super) queue: VecDeque<Entry<J, T>>,
     pub(super) rows: usize,
     pub(super) bytes: usize,
-    pub(super) strict: usize,
+    /// Jobs of each level of strictness.
+    pub(super) strict: [usize; LEVELS],
     /// No submitter's time is up before this. Too early once that submitter is gone.
     soonest: Option<Instant>,
     pub(super) next_seq: u64,
@@ -49,6 +50,8 @@ pub(crate) struct State<J, T> {
     pub(super) telling: bool,
     /// How often the database's lock has kept the writer thread from beginning what waits.
     pub(super) locked: u32,
+    /// What the writer thread waits for outside the database has come.
+    pub(super) turn_came: bool,
     /// The writer thread has upkeep to do (a checkpoint) once nobody waits.
     pub(super) upkeep: bool,
     pub(super) closing: bool,
@@ -66,7 +69,8 @@ impl<J, T> State<J, T> {
             queue: VecDeque::new(),
             rows: 0,
             bytes: 0,
-            strict: 0,
+            strict: [0; LEVELS],
+            turn_came: false,
             soonest: None,
             next_seq: 1,
             lane: Lane::Free,
@@ -122,7 +126,9 @@ impl<J, T> State<J, T> {
     fn count_out(&mut self, entry: &Entry<J, T>) {
         self.rows -= entry.request.rows;
         self.bytes -= entry.request.bytes;
-        self.strict -= usize::from(entry.request.strict);
+        if let Some(count) = self.strict.get_mut(usize::from(entry.request.strict)) {
+            *count -= 1;
+        }
         // Whoever comes next has not waited for the lock.
         if self.queue.is_empty() {
             self.locked = 0;
@@ -134,7 +140,9 @@ impl<J, T> State<J, T> {
     pub(super) fn append(&mut self, entry: Entry<J, T>) -> bool {
         self.rows += entry.request.rows;
         self.bytes += entry.request.bytes;
-        self.strict += usize::from(entry.request.strict);
+        if let Some(count) = self.strict.get_mut(usize::from(entry.request.strict)) {
+            *count += 1;
+        }
         let watched = entry.submitters_deadline();
         if let Some(deadline) = watched {
             self.soonest = Some(self.soonest.map_or(deadline, |soonest| soonest.min(deadline)));
@@ -174,9 +182,10 @@ impl<J, T> State<J, T> {
         self.queue.iter().any(|entry| entry.deadline.is_some())
     }
 
-    /// Whether a queued job wants its group synced to disk.
-    pub(super) fn wants_sync(&self) -> bool {
-        self.strict > 0
+    /// How strictly the strictest job in the queue wants its group synced to disk.
+    pub(super) fn strictness(&self) -> u8 {
+        let strictest = self.strict.iter().rposition(|count| *count > 0).unwrap_or(0);
+        u8::try_from(strictest).unwrap_or(u8::MAX)
     }
 
     /// When to look next for a submitter who has to be told that its time is up.

@@ -31,7 +31,7 @@ fn handoff() -> Arc<Handoff<&'static str, ()>> {
 }
 
 fn request(rows: usize, bytes: usize) -> Request<&'static str> {
-    Request { job: "job", rows, bytes, strict: false, turn: None }
+    Request { job: "job", rows, bytes, strict: 0, turn: None }
 }
 
 fn queue(handoff: &Handoff<&'static str, ()>, request: Request<&'static str>) -> u64 {
@@ -67,7 +67,8 @@ fn refusals_say_in_plain_words_that_nothing_was_written() {
     let handoff = handoff();
     queue(&handoff, request(2, 10));
     let full = full(&LIMITS, &handoff.lock());
-    let not_begun = [cancelled(), expired(7, "app.db"), expired(0, "app.db"), orphaned(), full];
+    let not_begun =
+        [cancelled(), expired(7, "app.db", None), expired(0, "app.db", None), orphaned(), full];
     for error in &not_begun {
         assert!(error.message().contains("not in the file"), "{error}");
     }
@@ -79,15 +80,15 @@ fn refusals_say_in_plain_words_that_nothing_was_written() {
 
 #[test]
 fn a_time_out_names_its_cause() {
-    let locked = expired(7, "app.db");
+    let locked = expired(7, "app.db", None);
     assert!(locked.message().starts_with("database is locked"));
     assert!(locked.message().contains("app.db"));
     assert_eq!(
         (locked.kind(), locked.code(), locked.attempts()),
         (ErrorKind::LockTimeout, Some(5), 7)
     );
-    assert_eq!(expired(0, "app.db").kind(), ErrorKind::WriteTimeout);
-    assert_eq!(expired(0, "app.db").code(), None);
+    assert_eq!(expired(0, "app.db", None).kind(), ErrorKind::WriteTimeout);
+    assert_eq!(expired(0, "app.db", None).code(), None);
 }
 
 #[test]
@@ -222,7 +223,7 @@ fn a_write_whose_deadline_has_passed_is_not_begun() {
     offer(&handoff, &inbox, Some(Instant::now())).unwrap();
     offer(&handoff, &inbox, None).unwrap();
     let mut group = Vec::new();
-    handoff.drain(&mut group, false);
+    handoff.drain(&mut group, 0);
     assert_eq!(group.len(), 1);
     assert_eq!(*inbox.0.lock().unwrap(), [(7, Some(ErrorKind::WriteTimeout))]);
 }
@@ -253,18 +254,18 @@ fn each_submitter_is_told_when_its_own_time_is_up() {
 fn a_group_takes_no_more_than_its_bound_and_no_strict_job_without_sync() {
     let limits = Limits { max_batch: 3, max_rows: 100, max_bytes: 1000 };
     let handoff: Arc<Handoff<&'static str, ()>> = Handoff::new(limits);
-    for (rows, strict) in [(9, false), (1, false), (2, false), (1, true), (1, false)] {
+    for (rows, strict) in [(9, 0), (1, 0), (2, 0), (1, 2), (1, 0)] {
         queue(&handoff, Request { strict, ..request(rows, 10) });
     }
     let mut sizes = Vec::new();
-    for sync in [false, false, false, true] {
+    for strict in [0, 0, 1, 2] {
         let mut group = Vec::new();
-        handoff.drain(&mut group, sync);
+        handoff.drain(&mut group, strict);
         sizes.push(group.iter().map(|entry| entry.request.rows).collect::<Vec<_>>());
     }
     assert_eq!(sizes, [vec![9], vec![1, 2], vec![], vec![1, 1]]);
     assert_eq!(handoff.lock().load(), (0, 0));
-    assert!(!handoff.lock().wants_sync());
+    assert_eq!(handoff.lock().strictness(), 0);
 }
 
 #[test]

@@ -16,6 +16,9 @@ pub(crate) enum Begin {
     Ready,
     /// Somebody else holds the lock: ask again after this time.
     Locked(Duration),
+    /// Others come before this process: ask again when told that the turn has come, or after this
+    /// time.
+    Queued(Duration),
     /// The database cannot be written.
     Failed(Error),
 }
@@ -25,9 +28,11 @@ pub(crate) type Late<'a, J, T> = dyn Fn(&mut Vec<Entry<J, T>>) + 'a;
 
 /// Runs jobs on the database for whoever owns the lane.
 pub(crate) trait Executor<J, T>: Send + Sync {
-    /// Begins a transaction, without waiting. `sync` asks for a group that is synced to disk;
-    /// `attempt` counts from 1.
-    fn begin(&self, sync: bool, attempt: u32) -> Begin;
+    /// Begins a transaction, without waiting, that is synced as `strict` asks; `attempt` counts from 1.
+    fn begin(&self, strict: u8, attempt: u32) -> Begin;
+
+    /// Nobody wants the transaction any more that could not be begun.
+    fn forgo(&self) {}
 
     /// Runs a group in the open transaction and commits it. Calls `late` before COMMIT to let
     /// late arrivals ride along. Returns one outcome for each entry, in order.
@@ -159,14 +164,17 @@ fn run_group<J: Send + 'static, T: Send + 'static>(
     executor: &dyn Executor<J, T>,
     state: MutexGuard<'_, State<J, T>>,
 ) {
-    let sync = state.wants_sync();
+    let strict = state.strictness();
     drop(state);
     let mut group = Vec::new();
-    let sync = match take_lock(handoff, executor, sync) {
-        Ok(Some(sync)) => sync,
-        Ok(None) => return handoff.leave_lane(false),
+    let strict = match take_lock(handoff, executor, strict) {
+        Ok(Some(strict)) => strict,
+        Ok(None) => {
+            executor.forgo();
+            return handoff.leave_lane(false);
+        }
         Err(error) => {
-            handoff.drain(&mut group, true);
+            handoff.drain(&mut group, u8::MAX);
             for entry in &group {
                 executor.refused(&entry.request.job, &error);
             }
@@ -174,9 +182,9 @@ fn run_group<J: Send + 'static, T: Send + 'static>(
             return handoff.finish(told(executor, group, outcomes), false);
         }
     };
-    handoff.drain(&mut group, sync);
+    handoff.drain(&mut group, strict);
     match group.first().map(|first| (first.seq, first.request.turn)) {
-        // Everybody gave up meanwhile, or the first job wants more sync than this transaction has.
+        // Everybody gave up meanwhile, or the first job is stricter than this transaction.
         None => {
             executor.roll_back();
             handoff.leave_lane(false);
@@ -188,7 +196,7 @@ fn run_group<J: Send + 'static, T: Send + 'static>(
             }
         }
         Some((_, None)) => {
-            let late = |group: &mut Vec<_>| handoff.drain(group, sync);
+            let late = |group: &mut Vec<_>| handoff.drain(group, strict);
             let outcomes = catch_unwind(AssertUnwindSafe(|| executor.run(&mut group, &late)))
                 .unwrap_or_else(|_| {
                     executor.roll_back();
@@ -216,36 +224,38 @@ fn told<J: Send + 'static, T: Send + 'static>(
     })
 }
 
-/// Waits for the database's write lock while somebody wants it, and tells whether its transaction is
-/// synced. `None`: nobody wants it any more.
+/// Waits for the database's write lock while somebody wants it, and tells how strictly its
+/// transaction is synced. `None`: nobody wants it any more.
 fn take_lock<J: Send + 'static, T: Send + 'static>(
     handoff: &Handoff<J, T>,
     executor: &dyn Executor<J, T>,
-    mut sync: bool,
-) -> Result<Option<bool>, Error> {
+    mut strict: u8,
+) -> Result<Option<u8>, Error> {
     let mut attempt: u32 = 1;
     loop {
-        match executor.begin(sync, attempt) {
-            Begin::Ready => return Ok(Some(sync)),
+        let after = match executor.begin(strict, attempt) {
+            Begin::Ready => return Ok(Some(strict)),
             Begin::Failed(error) => return Err(error),
+            Begin::Queued(after) => after,
             Begin::Locked(after) => {
                 attempt = attempt.saturating_add(1);
-                match wait_for_lock(handoff, executor, now() + after) {
-                    Some(wanted) => sync = wanted,
-                    None => return Ok(None),
-                }
+                after
             }
+        };
+        match wait_for_lock(handoff, executor, now() + after) {
+            Some(wanted) => strict = wanted,
+            None => return Ok(None),
         }
     }
 }
 
-/// Waits until `again`, however often the writer thread is woken meanwhile, and tells whether those
-/// who wait want a sync. `None`: nobody wants the lock any more.
+/// Waits until `again` or until the turn comes, however often the writer thread is woken meanwhile,
+/// and tells how strict those are who wait. `None`: nobody wants the lock any more.
 fn wait_for_lock<J: Send + 'static, T: Send + 'static>(
     handoff: &Handoff<J, T>,
     executor: &dyn Executor<J, T>,
     again: Instant,
-) -> Option<bool> {
+) -> Option<u8> {
     let mut state = handoff.lock();
     let tries = state.locked.saturating_add(1);
     loop {
@@ -256,8 +266,8 @@ fn wait_for_lock<J: Send + 'static, T: Send + 'static>(
             state.locked = 0;
             return None;
         }
-        if now() >= again {
-            return Some(state.wants_sync());
+        if std::mem::take(&mut state.turn_came) || now() >= again {
+            return Some(state.strictness());
         }
         let until = state.next_deadline().map_or(again, |deadline| deadline.min(again));
         handoff.park(&mut state, Some(until));

@@ -18,6 +18,11 @@ impl Failure {
         Self { code: None, kind, message: message.into() }
     }
 
+    /// What SQLite means by a code that came without words.
+    pub(crate) fn of_code(code: i32) -> Self {
+        from_sqlite(ffi::Error::new(code), Some(ffi::code_to_str(code).to_owned()))
+    }
+
     /// A failure that SQLite did not have.
     pub(crate) fn injected(code: i32) -> Self {
         let words = format!("injected fault: {}", ffi::code_to_str(code));

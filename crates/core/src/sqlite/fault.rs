@@ -17,6 +17,8 @@ numbered! {
         Commit = 2, "commit";
         /// A checkpoint of the WAL.
         Checkpoint = 3, "checkpoint";
+        /// Syncing the log after a COMMIT that did not (durability `pipelined`).
+        Flush = 4, "flush";
     }
 }
 

@@ -6,6 +6,7 @@ pub mod fork;
 mod gate;
 mod guard;
 mod last_insert;
+mod log_sync;
 #[cfg(all(feature = "private-copy", target_os = "linux"))]
 pub mod private;
 mod settings;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use rusqlite::hooks::Wal;
 use rusqlite::{CachedStatement, Connection, OpenFlags};
@@ -11,6 +11,7 @@ use super::failure::Failure;
 use super::fault::{FaultEffect, FaultPoint, Faults};
 use super::guard::Guard;
 use super::last_insert::LastInsert;
+use super::log_sync::sync_log;
 use super::settings::{Durability, FileSettings};
 use super::statement::{Params, Value, Verb, Written};
 use crate::classify::Journal;
@@ -48,6 +49,13 @@ pub(crate) struct Store {
     faults: Faults,
     /// What is open holds what callers were told is undone.
     doomed: bool,
+    /// Set by a COMMIT that has written to the log.
+    logged: Arc<AtomicBool>,
+    /// What the last COMMIT wrote to the log is still to be synced.
+    unsynced: bool,
+    /// A sync of the log has failed: what was to be synced may be a hole, at which a recovery would
+    /// stop reading the log, whatever was synced behind it since.
+    holed: bool,
 }
 
 impl Store {
@@ -62,9 +70,12 @@ impl Store {
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
         let frames = Arc::new(AtomicI32::new(0));
         let seen = Arc::clone(&frames);
+        let logged = Arc::new(AtomicBool::new(false));
+        let written = Arc::clone(&logged);
         // Replaces SQLite's automatic checkpoint, which would run inside somebody's COMMIT.
         connection.wal_hook(Some(move |_: &mut Wal, pages| {
             seen.store(pages, Ordering::Relaxed);
+            written.store(true, Ordering::Relaxed);
             Ok(())
         }))?;
         let last_insert = Arc::new(LastInsert::default());
@@ -83,6 +94,9 @@ impl Store {
             last_insert,
             faults: Faults::default(),
             doomed: false,
+            logged,
+            unsynced: false,
+            holed: false,
         })
     }
 
@@ -123,6 +137,8 @@ impl Store {
             path: path.to_owned(),
             journal_mode,
             foreign_keys: self.pragma_integer("foreign_keys")? == 1,
+            turn_lock: false,
+            turn_lock_missing: None,
             page_size: u32::try_from(page_size).unwrap_or_default(),
             sqlite_version: rusqlite::version(),
             private_copy: cfg!(all(feature = "private-copy", target_os = "linux")),
@@ -133,12 +149,17 @@ impl Store {
     pub(crate) fn begin(&mut self, durability: Durability) -> Result<(), Failure> {
         // What a ROLLBACK that failed has left open.
         self.try_roll_back()?;
+        if self.holed && durability != Durability::Normal {
+            self.empty_log()?;
+        }
         if self.durability != Some(durability) {
             let level = match (durability, self.journal_mode) {
                 // Until the folder is synced, a power cut can bring a deleted journal back, and
                 // with it undo the commit (sqlite.org/pragma.html#pragma_synchronous).
-                (Durability::Full, Journal::Delete) => "EXTRA",
-                _ => durability.name(),
+                (Durability::Full | Durability::Pipelined, Journal::Delete) => "EXTRA",
+                (Durability::Full, _) => "FULL",
+                (Durability::Pipelined, Journal::Wal) | (Durability::Normal, _) => "NORMAL",
+                (Durability::Pipelined, _) => "FULL",
             };
             self.control(&format!("{MARK}PRAGMA synchronous={level}"))?;
             self.durability = Some(durability);
@@ -147,10 +168,43 @@ impl Store {
     }
 
     pub(crate) fn commit(&mut self) -> Result<(), Failure> {
+        self.logged.store(false, Ordering::Relaxed);
         self.meet(FaultPoint::Commit, || self.control(ours!("COMMIT")))?;
         if self.in_transaction() {
             return Err(Failure::new(ErrorKind::Internal, "COMMIT left the transaction open"));
         }
+        self.unsynced = self.durability == Some(Durability::Pipelined)
+            && self.journal_mode == Journal::Wal
+            && self.logged.load(Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Syncs the log after a COMMIT whose durability leaves that for later.
+    pub(crate) fn flush(&mut self) -> Result<(), Failure> {
+        if !std::mem::take(&mut self.unsynced) {
+            return Ok(());
+        }
+        let synced = match self.faults.strike(FaultPoint::Flush) {
+            Some(fault) => Err(fault.code),
+            None => sync_log(&mut self.connection),
+        };
+        self.holed = synced.is_err();
+        synced.map_err(Failure::of_code)
+    }
+
+    /// Moves the whole log into the database and cuts it off, so that no recovery reads it.
+    fn empty_log(&mut self) -> Result<(), Failure> {
+        let busy: i32 = self.guard.lifted(|| {
+            let sql = "PRAGMA wal_checkpoint(TRUNCATE)";
+            self.connection.query_row(sql, [], |row| row.get(0))
+        })?;
+        if busy != 0 {
+            return Err(Failure::of_code(rusqlite::ffi::SQLITE_BUSY));
+        }
+        sync_log(&mut self.connection).map_err(Failure::of_code)?;
+        self.holed = false;
+        self.checkpoint_at = CHECKPOINT_FRAMES;
+        self.frames.store(0, Ordering::Relaxed);
         Ok(())
     }
 

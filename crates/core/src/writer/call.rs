@@ -20,11 +20,19 @@ pub struct Call<'a> {
     pub slice: Option<Duration>,
     /// Whether the caller is wanted elsewhere (Ctrl-C).
     pub interrupted: &'a dyn Fn() -> bool,
+    /// Where a transaction is begun, for whoever finds it in the way.
+    pub site: &'a str,
 }
 
 impl Default for Call<'_> {
     fn default() -> Self {
-        Self { timeout: None, inline: true, slice: None, interrupted: &|| false }
+        Self {
+            timeout: None,
+            inline: true,
+            slice: None,
+            interrupted: &|| false,
+            site: "a transaction()",
+        }
     }
 }
 

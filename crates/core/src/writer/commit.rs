@@ -8,7 +8,7 @@ use super::waiting::{Waiting, time_left};
 use crate::classify::{Fate, Phase, RetryKind, Scope, Verdict};
 use crate::error::ErrorKind;
 use crate::handoff::Patience;
-use crate::sqlite::Failure;
+use crate::sqlite::{Failure, Store};
 
 /// What a failed COMMIT left behind.
 pub(super) enum Undone {
@@ -16,6 +16,8 @@ pub(super) enum Undone {
     Nothing(Failure),
     /// Nobody knows.
     Unknown(Failure),
+    /// Everything is in the file, and may not survive a power cut.
+    Unsynced(Failure),
 }
 
 impl Undone {
@@ -29,6 +31,14 @@ impl Undone {
                     failure.message
                 );
                 Failure { kind: ErrorKind::CommitOutcomeUnknown, message, ..failure }
+            }
+            Self::Unsynced(failure) => {
+                let message = format!(
+                    "the write is committed, and others see it, but syncing it to disk failed ({}): \
+                     a power cut may still take it; do not write it again, look after the disk",
+                    failure.message
+                );
+                Failure { kind: ErrorKind::FlushFailed, message, ..failure }
             }
         }
     }
@@ -56,6 +66,8 @@ pub(super) fn commit_open(
             }
             let Err(failure) = store.commit() else {
                 engine.note_upkeep(store);
+                // With the gate shut: afterwards the turn may be that of another transaction.
+                engine.turns.end();
                 return Ok(Tried::Committed);
             };
             let open = Some(store.in_transaction());
@@ -68,6 +80,7 @@ pub(super) fn commit_open(
                 return Ok(Tried::Waits(verdict));
             }
             store.roll_back();
+            engine.turns.end();
             Ok(Tried::Undone(match verdict.fate {
                 Fate::Unknown => Undone::Unknown(failure),
                 _ => Undone::Nothing(failure),
@@ -79,7 +92,8 @@ pub(super) fn commit_open(
                     waiting.end(&engine.watch);
                 }
                 engine.committed();
-                return Ok(());
+                // Others write meanwhile, and sync at the same time.
+                return engine.with_store(Store::flush).map_err(Undone::Unsynced);
             }
             Ok(Tried::Undone(undone)) => return Err(undone),
             Err(closed) => return Err(Undone::Nothing(closed)),

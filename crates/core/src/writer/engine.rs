@@ -9,6 +9,7 @@ use super::files::{self, FileId, name_file};
 use super::group;
 use super::options::WriterOptions;
 use super::stats::{Counters, Timings, WriterStats, add};
+use super::turns::Turns;
 use super::unit::{Done, Job};
 use super::waiting::{SLICE, Waiting};
 use super::watch::Watch;
@@ -18,6 +19,7 @@ use crate::handoff::worker::{self, Begin, Executor, Late};
 use crate::handoff::{Entry, Handoff, Outcome, Patience};
 use crate::sqlite::{Durability, Failure, Faults, FileSettings, Gate, Store};
 use crate::sync::Mutex;
+use crate::turn::TurnLock;
 
 /// The connection behind its gate; `None` once it is closed.
 pub(super) type SharedStore = Arc<Gate<Option<Store>>>;
@@ -27,6 +29,8 @@ pub(super) struct Engine {
     path: PathBuf,
     options: WriterOptions,
     pub(super) handoff: Arc<Handoff<Job, Done>>,
+    /// Shared with the hand-off, which asks who has the turn.
+    pub(super) turns: Arc<Turns>,
     store: SharedStore,
     interrupt: rusqlite::InterruptHandle,
     faults: Faults,
@@ -52,7 +56,10 @@ impl Engine {
         path: PathBuf,
         options: WriterOptions,
         store: Store,
+        turn_lock: Option<TurnLock>,
     ) -> Arc<Self> {
+        let turns = Arc::new(Turns::new(turn_lock, options.turn_timeout));
+        let whose = Arc::clone(&turns);
         let watch = Watch::new(options.observer.as_ref(), &path);
         let counters = Arc::new(Counters::default());
         let name = path.display().to_string();
@@ -60,14 +67,20 @@ impl Engine {
         Arc::new(Self {
             id,
             path,
-            handoff: Handoff::watched(options.limits(), name, move |job: &Job, error| {
-                if !matches!(job, Job::Barrier) {
-                    add(&counts.cancelled, 1);
-                    if let Some(error) = error {
-                        hears.failure(job.statement(), error);
+            handoff: Handoff::watched(
+                options.limits(),
+                name,
+                move || whose.holder(),
+                move |job: &Job, error| {
+                    if !matches!(job, Job::Barrier) {
+                        add(&counts.cancelled, 1);
+                        if let Some(error) = error {
+                            hears.failure(job.statement(), error);
+                        }
                     }
-                }
-            }),
+                },
+            ),
+            turns,
             interrupt: store.interrupt_handle(),
             faults: store.faults(),
             store: Arc::new(Gate::new(Some(store))),
@@ -174,8 +187,13 @@ impl Engine {
             return Ok(known.clone());
         }
         let (journal_mode, foreign_keys) = (self.options.journal_mode, self.options.foreign_keys);
-        let known =
+        let mut known =
             self.with_store(|store| store.configure(&self.path, journal_mode, foreign_keys))?;
+        known.turn_lock_missing = self.turns.probe();
+        known.turn_lock = self.options.turn_lock && known.turn_lock_missing.is_none();
+        if known.turn_lock_missing.is_some() {
+            self.watch.missing_turn_lock();
+        }
         *settings = Some(known.clone());
         Ok(known)
     }
@@ -214,8 +232,20 @@ impl Engine {
         }
     }
 
-    /// Takes the write lock, without waiting; `Err(Ok(delay))` while somebody else has it.
-    pub(super) fn try_begin(&self, durability: Durability, first: bool) -> Begin {
+    /// Takes the turn and the write lock, without waiting. `queues`: stands in line for the turn.
+    pub(super) fn try_begin(&self, durability: Durability, first: bool, queues: bool) -> Begin {
+        let handoff = Arc::clone(&self.handoff);
+        if let Err(after) = self.turns.take(queues.then_some(move || handoff.turn_came())) {
+            return Begin::Queued(after);
+        }
+        let begun = self.begin_in_turn(durability, first);
+        if matches!(begun, Begin::Failed(_)) {
+            self.turns.end();
+        }
+        begun
+    }
+
+    fn begin_in_turn(&self, durability: Durability, first: bool) -> Begin {
         // In WAL mode SQLite goes on writing a file that has lost its name, where nobody finds it.
         if self.id.has_left(&self.path) {
             return Begin::Failed(Error::new(
@@ -244,6 +274,9 @@ impl Engine {
                     return Begin::Failed(name_file(&failure, &self.path));
                 }
                 add(&self.counters.lock_retries, 1);
+                if !self.waits.load(Ordering::Relaxed) {
+                    self.turns.note_outsider();
+                }
                 let mut pacing = self.pacing.lock();
                 if first {
                     pacing.restart();
@@ -282,7 +315,12 @@ impl Engine {
         let state = self.handoff.lock();
         let (rows, bytes) = state.load();
         drop(state);
+        let turns = self.turns.stats();
         WriterStats {
+            turn_waits: turns.waits,
+            turn_hand_offs: turns.hand_offs,
+            turn_fall_throughs: turns.fall_throughs,
+            outsiders: turns.outsiders,
             queue_rows: rows as u64,
             queue_bytes: bytes as u64,
             write_time: self.timings.write.read(),
@@ -313,9 +351,12 @@ pub(super) fn judge(
 }
 
 impl Executor<Job, Done> for Engine {
-    fn begin(&self, sync: bool, attempt: u32) -> Begin {
-        let durability = if sync { Durability::Full } else { Durability::Normal };
-        self.try_begin(durability, attempt == 1)
+    fn begin(&self, strict: u8, attempt: u32) -> Begin {
+        self.try_begin(Durability::of_strictness(strict), attempt == 1, true)
+    }
+
+    fn forgo(&self) {
+        self.turns.end();
     }
 
     fn run(
@@ -344,6 +385,7 @@ impl Executor<Job, Done> for Engine {
     fn roll_back(&self) {
         if let Some(store) = &mut *self.store.enter() {
             store.roll_back();
+            self.turns.end();
         }
     }
 
@@ -358,6 +400,7 @@ impl Executor<Job, Done> for Engine {
         {
             store.guard().allow_savepoints(false);
             store.roll_back();
+            self.turns.end();
         }
     }
 
@@ -376,6 +419,7 @@ impl Executor<Job, Done> for Engine {
     }
 
     fn close(&self) {
+        self.turns.end();
         let store = self.store.enter().take();
         if let Some(store) = store {
             // What fails here is the fold of the log into the file, which the next opener does.

@@ -13,6 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::handoff::Patience;
 use crate::sqlite::fork::{self, Quiesce};
 use crate::sqlite::{Failure, Store};
+use crate::turn::TurnLock;
 
 type OpenFiles = Mutex<HashMap<FileId, OpenFile>>;
 
@@ -67,6 +68,8 @@ pub(super) fn open(
 ) -> Result<Arc<Engine>> {
     let path = resolve(path)?;
     prepare_process()?;
+    // Before the files are locked: a fork locks what this may need first.
+    let turns = if options.turn_lock { Some(TurnLock::of_database(&path)?) } else { None };
     loop {
         let mut files = lock();
         if let Ok(id) = FileId::of(&path)
@@ -98,7 +101,7 @@ pub(super) fn open(
         let id = FileId::of(&path).map_err(|error| {
             Error::new(ErrorKind::CannotOpen, format!("{}: {error}", path.display()))
         })?;
-        let engine = Engine::new(id, path.clone(), options.clone(), store);
+        let engine = Engine::new(id, path.clone(), options.clone(), store, turns);
         let known = OpenFile { engine: Arc::downgrade(&engine), store: engine.store() };
         files.insert(id, known);
         drop(files);

@@ -37,6 +37,7 @@ pub(super) fn run(
         Ok(()) => commit(engine, group, &mut outcomes, &members),
         Err(spoilt) => recover(engine, group, &mut outcomes, members, spoilt),
     }
+    engine.turns.end();
     add(&engine.counters.groups, 1);
     let writes = group.iter().filter(|entry| matches!(entry.request.job, Job::Write(_))).count();
     engine.counters.max_group.fetch_max(writes as u64, Ordering::Relaxed);
@@ -272,16 +273,16 @@ fn run_again(
 
 /// Takes the write lock again after SQLite has rolled the transaction back.
 fn begin_again(engine: &Engine, group: &Group) -> Result<(), Error> {
-    // A group is synced if one of its members wants it to be.
-    let strict = group.iter().any(|entry| entry.request.strict);
-    let durability = if strict { Durability::Full } else { Durability::Normal };
+    // A group is as strict as its strictest member.
+    let strict = group.iter().map(|entry| entry.request.strict).max().unwrap_or(u8::MAX);
+    let durability = Durability::of_strictness(strict);
     let deadline = Instant::now().checked_add(engine.options().policy.deadline());
     let mut first = true;
     loop {
-        match engine.try_begin(durability, first) {
+        match engine.try_begin(durability, first, true) {
             Begin::Ready => return Ok(()),
             Begin::Failed(error) => return Err(error),
-            Begin::Locked(after) => {
+            Begin::Locked(after) | Begin::Queued(after) => {
                 first = false;
                 let Some(left) = time_left(deadline) else {
                     return Err(Error::new(

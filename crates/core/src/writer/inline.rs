@@ -21,8 +21,9 @@ pub(super) fn run(
 ) -> std::result::Result<Landing<Done>, (Arc<Ticket<Done>>, u64)> {
     let lane = InlineLane { engine, given: false };
     let begun = Instant::now();
-    let outcome = match engine.try_begin(options.durability, true) {
-        Begin::Locked(_) => {
+    let outcome = match engine.try_begin(options.durability, true, false) {
+        Begin::Locked(_) | Begin::Queued(_) => {
+            engine.turns.end();
             let place = engine.handoff.requeue_inline(request, patience.deadline);
             lane.give();
             return Err(place);
@@ -66,6 +67,7 @@ impl Drop for InlineLane<'_> {
         if self.given {
             return;
         }
+        self.engine.turns.end();
         let upkeep = self.engine.upkeep_due();
         self.engine.handoff.leave_lane(upkeep);
         if upkeep {

@@ -27,6 +27,7 @@ mod options;
 mod rehearsal;
 mod stats;
 mod transaction;
+mod turns;
 mod unit;
 mod waiting;
 mod watch;
@@ -44,6 +45,7 @@ use unit::{Done, Job};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handoff::{Admission, Patience, Request, Withdrawn};
 use crate::sqlite::{Fault, FileSettings, Written};
+use crate::turn::Site;
 
 pub use crate::handoff::{Completed, Pickup, Sink};
 pub use call::{Call, Landing, Place, Submitted};
@@ -180,6 +182,7 @@ impl BatchWriter {
     /// [`ErrorKind::WriterReentered`] in a thread that has one open already, and the errors of
     /// waiting.
     pub fn transaction(&self, call: &Call<'_>) -> Result<Transaction> {
+        let site = Site::Text(call.site.into());
         let owner = crate::sync::current().id();
         let mut request = Job::Turn.request(self.options.durability);
         request.turn = Some((owner, self.options.hold_limit));
@@ -188,6 +191,7 @@ impl BatchWriter {
         let landing = self.run(request, call);
         match landing.outcome? {
             Done::Turn(id) => {
+                engine.turns.claim(site);
                 let transaction = Transaction::new(Arc::clone(engine), id);
                 if landing.interrupted {
                     transaction.roll_back();
@@ -316,6 +320,7 @@ impl BatchWriter {
 
     fn try_run(&self, request: Request<Job>, call: &Call<'_>) -> Result<Landing<Done>> {
         let engine = self.engine(call)?;
+        engine.turns.check_reentry(&Site::Ours("a batch writer of this thread"))?;
         let patience = self.patience(call);
         let admission = engine.handoff.enter(request, call.inline, &patience)?;
         add(&engine.counters.submitted, 1);

@@ -8,11 +8,12 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::handoff::Limits;
 use crate::retry::RetryPolicy;
 use crate::sqlite::Durability;
+use crate::turn::TURN_TIMEOUT;
 
 /// Settings of a [`BatchWriter`](super::BatchWriter).
 ///
-/// `journal_mode`, `foreign_keys`, `max_batch`, `max_queue_rows` and `max_queue_bytes` belong to
-/// the file: writers that share one in a process must agree on them. The others are the writer's
+/// `journal_mode`, `foreign_keys`, `turn_lock`, `max_batch`, `max_queue_rows` and
+/// `max_queue_bytes` belong to the file: writers that share one in a process must agree on them. The others are the writer's
 /// own.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -34,6 +35,11 @@ pub struct WriterOptions {
     pub foreign_keys: bool,
     /// How long an interactive transaction may be held before it is rolled back.
     pub hold_limit: Duration,
+    /// Whether the writer queues with other processes at the turn lock.
+    pub turn_lock: bool,
+    /// How long the turn may stand still (its holder hangs) before the writer goes on without it;
+    /// `None` for never: every write then waits up to its own deadline.
+    pub turn_timeout: Option<Duration>,
     /// Makes who is told of retries, recoveries and failures: for all writers on a file as the one
     /// says that opened it.
     pub observer: Option<MakeObserver>,
@@ -53,6 +59,8 @@ impl Default for WriterOptions {
             journal_mode: Journal::Wal,
             foreign_keys: false,
             hold_limit: Duration::from_secs(5),
+            turn_lock: true,
+            turn_timeout: Some(TURN_TIMEOUT),
             observer: None,
         }
     }
@@ -116,6 +124,10 @@ impl WriterOptions {
             .or_else(|| {
                 let (ours, theirs) = (other.max_queue_rows, self.max_queue_rows);
                 differ("max_queue_rows", ours.to_string(), theirs.to_string())
+            })
+            .or_else(|| {
+                let (ours, theirs) = (other.turn_lock, self.turn_lock);
+                differ("turn_lock", ours.to_string(), theirs.to_string())
             })
             .or_else(|| {
                 let (ours, theirs) = (other.max_queue_bytes, self.max_queue_bytes);

@@ -16,6 +16,16 @@ macro_rules! counters {
         #[non_exhaustive]
         pub struct WriterStats {
             $($(#[$doc])* pub $name: u64,)+
+            /// Turns that were not to be had at once: another process, or another writer of this one,
+            /// had it.
+            pub turn_waits: u64,
+            /// Turns that went to the next waiter of this process without being given back.
+            pub turn_hand_offs: u64,
+            /// Times that somebody went on without a turn: it stood still, or no side file could be
+            /// had.
+            pub turn_fall_throughs: u64,
+            /// Times that a writer which knows nothing of turns held the lock in our turn.
+            pub outsiders: u64,
             /// Rows in the queue now.
             pub queue_rows: u64,
             /// Bytes in the queue now, about.
@@ -31,6 +41,10 @@ macro_rules! counters {
             pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
                 [
                     $((stringify!($name), self.$name),)+
+                    ("turn_waits", self.turn_waits),
+                    ("turn_hand_offs", self.turn_hand_offs),
+                    ("turn_fall_throughs", self.turn_fall_throughs),
+                    ("outsiders", self.outsiders),
                     ("queue_rows", self.queue_rows),
                     ("queue_bytes", self.queue_bytes),
                 ]

@@ -113,6 +113,7 @@ impl Transaction {
         let _ = engine.with_store(|store| {
             if engine.handoff.holds_turn(self.id) {
                 store.roll_back();
+                engine.turns.end();
             }
             Ok(())
         });

@@ -123,6 +123,6 @@ impl Job {
             Self::Write(unit) => unit.extent(),
             Self::Turn | Self::Barrier => (0, 0),
         };
-        Request { job: self, rows, bytes, strict: durability == Durability::Full, turn: None }
+        Request { job: self, rows, bytes, strict: durability.strictness(), turn: None }
     }
 }

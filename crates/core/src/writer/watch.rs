@@ -72,6 +72,11 @@ impl Watch {
         });
     }
 
+    /// There is no turn lock where there should be one; told once.
+    pub(super) fn missing_turn_lock(&self) {
+        self.tell(|| Event::degraded(ErrorKind::TurnUnavailable));
+    }
+
     fn tell(&self, event: impl FnOnce() -> Event) {
         if let Some(observer) = &self.0 {
             // An observer that panics must not cost anybody a write.

@@ -47,7 +47,7 @@ pub(super) struct Odds {
 
 /// An open transaction.
 struct Open {
-    sync: bool,
+    sync: u8,
     since: Instant,
     writes: Vec<u64>,
 }
@@ -97,7 +97,7 @@ impl Base {
         connection.closed
     }
 
-    fn open(&self, sync: bool) -> Begin {
+    fn open(&self, sync: u8) -> Begin {
         pause();
         let mut connection = self.connection.lock();
         assert!(connection.open.is_none(), "two own the lane: begun inside a transaction");
@@ -118,11 +118,11 @@ impl Base {
         Begin::Ready
     }
 
-    fn apply(&self, job: Job, strict: bool, deadline: Option<Instant>) -> Outcome<Got> {
+    fn apply(&self, job: Job, strict: u8, deadline: Option<Instant>) -> Outcome<Got> {
         pause();
         let mut connection = self.connection.lock();
         let open = connection.open.as_mut().expect("somebody ended the transaction");
-        assert!(open.sync || !strict, "a strict job in a group without sync");
+        assert!(open.sync >= strict, "a strict job in a group without sync");
         assert!(deadline.is_none_or(|at| at > open.since), "begun after its deadline");
         match job.kind {
             Kind::Plain => {
@@ -213,7 +213,7 @@ impl Base {
 }
 
 impl Executor<Job, Got> for Base {
-    fn begin(&self, sync: bool, attempt: u32) -> Begin {
+    fn begin(&self, sync: u8, attempt: u32) -> Begin {
         if attempt > 1 {
             let until = self.connection.lock().locked_until.expect("not found locked before");
             assert!(now() >= until, "asked for the lock before the time had come");

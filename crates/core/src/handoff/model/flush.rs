@@ -115,7 +115,7 @@ impl Stage {
             return Ok(true);
         }
         let job = Job { id, kind: Kind::Barrier };
-        let request = Request { job, rows: 0, bytes: 0, strict: false, turn: None };
+        let request = Request { job, rows: 0, bytes: 0, strict: 0, turn: None };
         let Admission::Queued(ticket, seq) = self.handoff.enter(request, false, patience)? else {
             panic!("a barrier was let in inline");
         };

@@ -74,7 +74,13 @@ impl Stage {
             Kind::Plain
         };
         let rows = if chance(plan.big) { plan.limits.max_rows } else { 1 };
-        Request { job: Job { id, kind }, rows, bytes: 8, strict: chance(plan.strict), turn: None }
+        Request {
+            job: Job { id, kind },
+            rows,
+            bytes: 8,
+            strict: u8::from(chance(plan.strict)) * 2,
+            turn: None,
+        }
     }
 
     /// Calls `f` with the patience of one caller.
@@ -200,7 +206,7 @@ impl Stage {
             job: Job { id, kind: Kind::Poisoned },
             rows: 1,
             bytes: 8,
-            strict: false,
+            strict: 0,
             turn: None,
         };
         match self.handoff.enter(request, chance(0.5), &patience) {
@@ -225,7 +231,7 @@ impl Stage {
         assert!(self.base.is_closed() || self.plan.odds.dies > 0.0, "closed too early");
         let state = self.handoff.lock();
         assert!(state.queue.is_empty(), "jobs were left in the queue");
-        assert_eq!((state.rows, state.bytes, state.strict), (0, 0, 0), "wrong counters");
+        assert_eq!((state.rows, state.bytes, state.strict), (0, 0, [0; 3]), "wrong counters");
     }
 
     fn expect_outcomes(&self) {

@@ -23,10 +23,15 @@
 use std::collections::BTreeMap;
 use std::ffi::{CStr, c_int};
 use std::mem::{self, MaybeUninit};
+use std::os::fd::AsRawFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-static TABLE: Mutex<Table> =
-    Mutex::new(Table { live: BTreeMap::new(), held: Vec::new(), next_check: 0 });
+static TABLE: Mutex<Table> = Mutex::new(Table {
+    live: BTreeMap::new(),
+    held: Vec::new(),
+    others: BTreeMap::new(),
+    next_check: 0,
+});
 
 /// Held-back descriptors that one open or close checks for having lost their name.
 ///
@@ -60,6 +65,8 @@ struct Held {
 pub(super) struct Table {
     live: BTreeMap<c_int, File>,
     held: Vec<Held>,
+    /// Descriptors that are not SQLite's and that a child must not keep either.
+    others: BTreeMap<c_int, Identity>,
     next_check: usize,
 }
 
@@ -142,6 +149,27 @@ pub(super) fn unlink(path: &CStr) -> c_int {
     rc
 }
 
+/// Opens a file that a child of fork closes.
+pub(crate) fn kept_from_children(
+    open: impl FnOnce() -> std::io::Result<std::fs::File>,
+) -> std::io::Result<std::fs::File> {
+    let mut table = lock();
+    let file = open()?;
+    let fd = file.as_raw_fd();
+    if let Some(status) = status_of(fd) {
+        table.others.insert(fd, identity(&status));
+    }
+    Ok(file)
+}
+
+/// These files are about to be closed.
+pub(crate) fn no_longer_kept<'a>(files: impl IntoIterator<Item = &'a std::fs::File>) {
+    let mut table = lock();
+    for file in files {
+        table.others.remove(&file.as_raw_fd());
+    }
+}
+
 /// A `flock` over the whole file, with `l_pid` 0 as the OFD commands demand.
 #[allow(clippy::cast_possible_truncation, reason = "the kinds and SEEK_SET are below 3")]
 pub(super) fn whole_file(kind: c_int) -> libc::flock {
@@ -221,7 +249,9 @@ impl Table {
     pub(super) fn close_inherited(&mut self) {
         let live = mem::take(&mut self.live);
         let held = mem::take(&mut self.held);
+        let others = mem::take(&mut self.others);
         let kept = held.iter().map(|held| (held.fd, held.file.identity));
+        let kept = kept.chain(others.iter().map(|(fd, identity)| (*fd, *identity)));
         for (fd, identity) in live.iter().map(|(fd, file)| (*fd, file.identity)).chain(kept) {
             if state_of(fd, identity) != State::NotOurs {
                 system_close(fd);
@@ -229,7 +259,7 @@ impl Table {
         }
         self.next_check = 0;
         // Another allocator than libc's may not be usable yet.
-        mem::forget((live, held));
+        mem::forget((live, held, others));
     }
 }
 

@@ -40,6 +40,7 @@ mod syscalls;
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+pub(crate) use descriptors::{kept_from_children, no_longer_kept};
 use rusqlite::ffi;
 
 use crate::{Error, ErrorKind, Result};

@@ -1,0 +1,173 @@
+//! The turn lock by itself, for writers on other connections than ours.
+
+use std::os::fd::IntoRawFd;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use turnwise::ErrorKind;
+use turnwise::turn::{Pending, Site, Turn, TurnLock, TurnOptions};
+
+use crate::attention::attentively;
+use crate::error::{refuse, to_py_err};
+use crate::lock::lock;
+use crate::values;
+
+/// The native half of `TurnLock`.
+#[pyclass(frozen, subclass, module = "turnwise._native")]
+pub(crate) struct NativeTurnLock {
+    lock: TurnLock,
+    turn_timeout: Option<Duration>,
+}
+
+#[pymethods]
+impl NativeTurnLock {
+    #[new]
+    #[pyo3(signature = (path, turn_timeout = Some(2.0)))]
+    fn new(path: &Bound<'_, PyAny>, turn_timeout: Option<f64>) -> PyResult<Self> {
+        let turn_timeout = values::seconds("turn_timeout", turn_timeout)?;
+        let lock = TurnLock::open(values::path(path)?).map_err(to_py_err)?;
+        Ok(Self { lock, turn_timeout })
+    }
+
+    /// Waits up to `timeout` seconds for the turn; `None` waits without end.
+    fn acquire(&self, py: Python<'_>, timeout: Option<f64>, site: &str) -> PyResult<NativeTurn> {
+        let timeout = values::seconds("timeout", timeout)?;
+        let site = Site::Text(site.into());
+        // Nobody has to wait, mostly.
+        if let Some(turn) = self.lock.try_acquire_at(site.clone()).map_err(to_py_err)? {
+            return Ok(NativeTurn::new(turn));
+        }
+        let taken = attentively(py, timeout, true, |call| {
+            let mut options = TurnOptions::default();
+            options.timeout = timeout;
+            options.turn_timeout = self.turn_timeout;
+            options.slice = call.slice;
+            options.interrupted = call.interrupted;
+            self.lock.acquire_at(site, &options)
+        })?;
+        Ok(NativeTurn::new(taken.map_err(to_py_err)?))
+    }
+
+    /// Lines up without blocking. The descriptor of what is returned can be read once the turn has
+    /// come.
+    fn request(&self, site: &str) -> PyResult<NativePending> {
+        let (ours, theirs) = UnixStream::pair().map_err(|error| {
+            refuse(ErrorKind::OutOfMemory, format!("no descriptors for a wait: {error}"))
+        })?;
+        let slot = Arc::new(Mutex::new(None));
+        let shared = Arc::clone(&slot);
+        let wait = self.lock.request(Site::Text(site.into()), move |turn| {
+            *lock(&shared) = Some(turn);
+            // Its end is what the reader sees.
+            drop(ours);
+        });
+        Ok(NativePending { wait: wait.map_err(to_py_err)?, slot, fd: theirs.into_raw_fd() })
+    }
+
+    /// Whether the turn has stood still for `turn_timeout`.
+    fn is_stuck(&self) -> bool {
+        self.turn_timeout.is_some_and(|timeout| self.lock.is_stuck(timeout))
+    }
+
+    /// Leave to go on without a turn.
+    fn fall_through(&self) -> PyResult<NativeTurn> {
+        self.lock.fall_through().map(NativeTurn::new).map_err(to_py_err)
+    }
+
+    /// The seconds that the turn may stand still before a waiter goes on without it.
+    #[getter]
+    fn turn_timeout(&self) -> Option<f64> {
+        self.turn_timeout.map(|timeout| timeout.as_secs_f64())
+    }
+
+    /// The database, by its resolved path.
+    #[getter]
+    fn path(&self) -> &std::ffi::OsStr {
+        self.lock.database().as_os_str()
+    }
+
+    /// Who has the turn, in words; `None` when nobody has.
+    #[getter]
+    fn holder(&self) -> Option<String> {
+        self.lock.describe_holder()
+    }
+
+    /// Why there is no turn lock for this database; `None` when there is one, or nobody has tried.
+    #[getter]
+    fn unavailable(&self) -> Option<String> {
+        self.lock.unavailable()
+    }
+
+    fn _stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let stats = self.lock.stats();
+        let figures = PyDict::new(py);
+        figures.set_item("waits", stats.waits)?;
+        figures.set_item("hand_offs", stats.hand_offs)?;
+        figures.set_item("fall_throughs", stats.fall_throughs)?;
+        figures.set_item("outsiders", stats.outsiders)?;
+        Ok(figures)
+    }
+}
+
+/// A turn, or leave to go on without one.
+#[pyclass(frozen, module = "turnwise._native")]
+pub(crate) struct NativeTurn(Mutex<Option<Turn>>);
+
+impl NativeTurn {
+    fn new(turn: Turn) -> Self {
+        Self(Mutex::new(Some(turn)))
+    }
+}
+
+#[pymethods]
+impl NativeTurn {
+    /// Whether it is one. `False`: the turn stood still, or there is no turn lock here.
+    #[getter]
+    fn held(&self) -> bool {
+        lock(&self.0).as_ref().is_some_and(Turn::is_held)
+    }
+
+    /// SQLite's own lock was taken in this turn: a writer that knows nothing of turns has it.
+    fn note_outsider(&self) {
+        if let Some(turn) = lock(&self.0).as_ref() {
+            turn.note_outsider();
+        }
+    }
+
+    /// Gives it back. Harmless when it was given back.
+    fn release(&self) {
+        let turn = lock(&self.0).take();
+        drop(turn);
+    }
+}
+
+/// A request for a turn.
+#[pyclass(frozen, module = "turnwise._native")]
+pub(crate) struct NativePending {
+    wait: Pending,
+    slot: Arc<Mutex<Option<Turn>>>,
+    /// Python owns it.
+    fd: i32,
+}
+
+#[pymethods]
+impl NativePending {
+    /// A socket's descriptor, the caller's to close: it reads as ended once the turn has come.
+    #[getter]
+    fn fd(&self) -> i32 {
+        self.fd
+    }
+
+    /// The turn, if it has come.
+    fn take(&self) -> Option<NativeTurn> {
+        lock(&self.slot).take().map(NativeTurn::new)
+    }
+
+    /// Takes the request back. `False`: the turn has come, or is coming.
+    fn withdraw(&self) -> bool {
+        self.wait.withdraw()
+    }
+}

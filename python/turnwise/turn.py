@@ -1,0 +1,174 @@
+"""The turn lock: processes that write one SQLite file queue for it, first in, first out."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+from weakref import WeakKeyDictionary
+
+from turnwise import errors
+from turnwise._native import NativeTurnLock
+
+if TYPE_CHECKING:
+    import asyncio
+    from os import PathLike
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+    from turnwise._native import NativePending, NativeTurn
+
+
+@dataclass(frozen=True)
+class TurnStats:
+    """What the turn lock of a file has seen in this process."""
+
+    waits: int
+    """Turns that were not to be had at once."""
+    hand_offs: int
+    """Turns that went to the next waiter of this process without being given back."""
+    fall_throughs: int
+    """Times that somebody went on without a turn: it stood still, or no side file could be had."""
+    outsiders: int
+    """Times that a writer which knows nothing of turns held SQLite's lock in our turn."""
+
+
+class TurnLock(NativeTurnLock):
+    """The queue in front of one SQLite file, for writers on connections of their own.
+
+    ``with lock.turn():`` (or ``async with``) around BEGIN IMMEDIATE ... COMMIT; ``BatchWriter`` and
+    ``turnwise.sqlite3`` do that by themselves. It is advisory: where the turn stands still for
+    ``turn_timeout`` seconds because its holder hangs, or no side file can be had, the wait ends
+    without a turn, and SQLite's own lock decides as ever.
+
+    - ``path``: the database, which exists. Its links are resolved; the side files ``<db>-turn`` and
+      ``<db>-turn-next`` are made beside it with the first turn, and stay.
+    - ``turn_timeout``: seconds that the turn may stand still; ``None`` for ever.
+
+    Safe to share between threads and tasks.
+    """
+
+    def __new__(cls, path: str | PathLike[str], *, turn_timeout: float | None = 2.0) -> Self:
+        """Open the lock."""
+        return super().__new__(cls, path, turn_timeout)
+
+    def turn(self, *, timeout: float | None = 30.0) -> TurnContext:
+        """Wait for the turn on entry, ``timeout`` seconds at most, and give it back on exit.
+
+        ``with`` blocks the thread, ``async with`` suspends the task. Entering gives a ``NativeTurn``
+        whose ``held`` tells whether it is a turn or leave to go on without one. It raises:
+
+        - ``LockTimeoutError``, which names who has the turn;
+        - ``TurnReenteredError`` where the thread or task has it already and would wait for itself.
+        """
+        return TurnContext(self, timeout, call_site(1))
+
+    def stats(self) -> TurnStats:
+        """Return what the lock has seen in this process."""
+        return TurnStats(**self._stats())
+
+    def __repr__(self) -> str:
+        """Name the file."""
+        return f"<TurnLock {self.path!r}>"
+
+
+class TurnContext:
+    """One turn: waited for on entry, given back on exit."""
+
+    _held: ClassVar[WeakKeyDictionary[asyncio.Task[Any], dict[str, str]]] = WeakKeyDictionary()
+    """Where each task that has a turn has asked for it, by the database's path."""
+
+    def __init__(self, lock: TurnLock, timeout: float | None, site: str) -> None:
+        self._lock = lock
+        self._timeout = timeout
+        self._site = site
+        self._turn: NativeTurn | None = None
+
+    def __enter__(self) -> NativeTurn:
+        """Wait for the turn, in this thread."""
+        self._turn = self._lock.acquire(self._timeout, self._site)
+        return self._turn
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Give the turn back."""
+        turn, self._turn = self._turn, None
+        if turn is not None:
+            turn.release()
+
+    async def __aenter__(self) -> NativeTurn:
+        """Wait for the turn, suspended."""
+        import asyncio
+
+        held = self._held.setdefault(cast("asyncio.Task[Any]", asyncio.current_task()), {})
+        path = self._lock.path
+        if path in held:
+            raise errors.TurnReenteredError(
+                f"{self._site} asks for the turn that this task already has from {held[path]}, and "
+                "would wait for itself: end that transaction first, or write on its connection"
+            )
+        pending = self._lock.request(self._site)
+        try:
+            self._turn = pending.take() or await self._wait(pending)
+        finally:
+            os.close(pending.fd)
+        if self._turn.held:
+            held[path] = self._site
+        return self._turn
+
+    async def _wait(self, pending: NativePending) -> NativeTurn:
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        come = asyncio.Event()
+        until = math.inf if self._timeout is None else loop.time() + self._timeout
+        look = self._lock.turn_timeout or math.inf
+        loop.add_reader(pending.fd, come.set)
+        try:
+            while (turn := pending.take()) is None:
+                left = min(until - loop.time(), look)
+                with suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(come.wait(), None if left == math.inf else left)
+                if come.is_set():
+                    continue
+                if loop.time() >= until and pending.withdraw():
+                    holder = self._lock.holder or "another process has the turn"
+                    raise errors.LockTimeoutError(
+                        f"database is locked: {holder}; nothing was written", sqlite_errorcode=5
+                    )
+                if self._lock.is_stuck() and pending.withdraw():
+                    return self._lock.fall_through()
+            return turn
+        except asyncio.CancelledError:
+            # What comes now goes to the next in line when `pending` is gone.
+            pending.withdraw()
+            raise
+        finally:
+            loop.remove_reader(pending.fd)
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Give the turn back."""
+        import asyncio
+
+        task = cast("asyncio.Task[Any]", asyncio.current_task())
+        self._held.get(task, {}).pop(self._lock.path, None)
+        self.__exit__(kind, error, traceback)
+
+
+def call_site(depth: int) -> str:
+    """The file and line of a caller, ``depth`` functions above the one that asks."""
+    frame = sys._getframe(depth + 1)  # noqa: SLF001 - what traceback and logging use
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
