@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ class WritableBlob:
         return False
 
     def __del__(self) -> None:
-        self.close()
+        with contextlib.suppress(Exception):  # Its connection may be closed, or another thread's.
+            self.close()
 
     def close(self) -> None:
         """Close the blob and give the turn back."""

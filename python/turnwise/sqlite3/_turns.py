@@ -13,7 +13,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from turnwise.errors import LockTimeoutError
+from turnwise.errors import CannotOpenError, LockTimeoutError
 from turnwise.sqlite3._statements import Kind, kinds_in, value_of
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ _BUSY, _READONLY = 5, 8
 # Below this share of the time-out, what the wait for the turn has used up is not worth the two
 # statements that take it off SQLite's own wait.
 _SLACK = 0.05
+# What the turn lock takes for a time; SQLite counts in milliseconds, up to 24 days.
+_LONGEST_WAIT = 2.0**31 / 1000
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.025
 _DEFERRED = ("", "DEFERRED")
 _WRITES = frozenset({Kind.WRITE, Kind.PRAGMA, Kind.BEGIN_WRITE})
@@ -48,7 +50,8 @@ class Turns:
 
     def __init__(self, path: str, timeout: float, *, shared: bool) -> None:
         self.path = path
-        self.timeout = timeout
+        self.timeout = min(max(timeout, 0.0), _LONGEST_WAIT)
+        """The seconds that a write may wait, for the turn and for SQLite's lock together."""
         self.turn: NativeTurn | None = None
         self.unread = True
         """Whether the deferred transaction that is open has read nothing yet."""
@@ -95,7 +98,7 @@ class Turns:
             self._take(connection, self.timeout)
             return
         start = time.monotonic()
-        if not self._taking.acquire(timeout=max(0.0, min(self.timeout, threading.TIMEOUT_MAX))):
+        if not self._taking.acquire(timeout=self.timeout):
             raise LockTimeoutError(
                 "database is locked: another thread waits for the turn on this connection",
                 sqlite_errorcode=_BUSY,
@@ -111,7 +114,10 @@ class Turns:
         if lock is None:
             from turnwise._native import NativeTurnLock
 
-            lock = self._lock = NativeTurnLock(self.path, None)
+            try:
+                lock = self._lock = NativeTurnLock(self.path)
+            except CannotOpenError:
+                return  # The file was deleted while it was open.
         if self._has_read(connection):
             # Who holds a snapshot waits in vain: SQLite refuses to write once another has
             # committed, and in the rollback journal modes that other's COMMIT waits for us.
@@ -166,17 +172,30 @@ class Turns:
         took = self.turn is None
         if took:
             self.take(connection)
-        refusal, self._refusal = self._refusal, None
         try:
             result = run(*args)
         except BaseException as error:
+            busy = took and error_code(error) == _BUSY and self._explain()
             self._failed(connection, error, took=took, was_open=was_open, changes=changes)
-            if refusal is not None and error_code(error) == _BUSY:
-                raise refusal from error
+            if busy:
+                raise busy from error
             raise
+        finally:
+            self._refusal = None
         if took and self._shortened:
             self._lengthen(connection)
         return result
+
+    def _explain(self) -> LockTimeoutError | None:
+        """Who has the turn that we went on without. With the turn: SQLite has said all."""
+        if self.turn is not None and self.turn.held:
+            self.turn.note_outsider()
+        elif self._refusal is None and self._lock is not None and self._lock.holder:
+            return LockTimeoutError(
+                f"database is locked: {self._lock.holder}; nothing was written",
+                sqlite_errorcode=_BUSY,
+            )
+        return self._refusal
 
     def _failed(
         self,
