@@ -175,7 +175,7 @@ class Turns:
         try:
             result = run(*args)
         except BaseException as error:
-            busy = took and error_code(error) == _BUSY and self._explain()
+            busy = took and error_code(error) == _BUSY and self._explain(was_open=was_open)
             self._failed(connection, error, took=took, was_open=was_open, changes=changes)
             if busy:
                 raise busy from error
@@ -186,10 +186,12 @@ class Turns:
             self._lengthen(connection)
         return result
 
-    def _explain(self) -> LockTimeoutError | None:
+    def _explain(self, *, was_open: bool) -> LockTimeoutError | None:
         """Who has the turn that we went on without. With the turn: SQLite has said all."""
         if self.turn is not None and self.turn.held:
-            self.turn.note_outsider()
+            # A transaction that was open may have been refused for its old snapshot.
+            if not was_open:
+                self.turn.note_outsider()
         elif self._refusal is None and self._lock is not None and self._lock.holder:
             return LockTimeoutError(
                 f"database is locked: {self._lock.holder}; nothing was written",
