@@ -126,4 +126,5 @@ def test_sqlite_agrees_on_what_writes():
             into = "INTO" in sql and "VACUUM" in sql
             assert writes is (kind is Kind.WRITE) or into, sql
             compared += 1
+    connection.close()
     assert compared >= 25

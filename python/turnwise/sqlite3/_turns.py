@@ -66,6 +66,7 @@ class Turns:
         """Whether no other database is attached: BEGIN IMMEDIATE locks them all."""
         self._lock: NativeTurnLock | None = None
         self._refusal: LockTimeoutError | None = None
+        self._running = 0
         self._wal = False
         self._shortened = False
         self._taking = threading.RLock() if shared else None
@@ -146,6 +147,8 @@ class Turns:
 
     def settle(self, connection: sqlite3.Connection) -> None:
         """Give the turn back if nothing is open that needs it."""
+        if self._running:
+            return
         if self._shortened:
             self._lengthen(connection)
         if self.turn is not None and not self.blobs and not _is_open(connection):
@@ -173,7 +176,12 @@ class Turns:
         if took:
             self.take(connection)
         try:
-            result = run(*args)
+            # Until its end no part of it, such as the commit that a script begins with, settles.
+            self._running += 1
+            try:
+                result = run(*args)
+            finally:
+                self._running -= 1
         except BaseException as error:
             busy = took and error_code(error) == _BUSY and self._explain(was_open=was_open)
             self._failed(connection, error, took=took, was_open=was_open, changes=changes)
