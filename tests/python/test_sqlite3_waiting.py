@@ -321,7 +321,7 @@ def test_commit_is_tried_again_while_the_transaction_is_open(tmp_path):
         reader.execute("BEGIN")
         reader.execute("SELECT * FROM topic").fetchall()
         # As an extension may do: SQLite itself would give up at once.
-        stdlib.Connection.execute(connection, "PRAGMA busy_timeout = 0")
+        stdlib.Cursor(connection).execute("PRAGMA busy_timeout = 0")
         with pytest.raises(stdlib.OperationalError, match="locked"):
             stdlib.Connection.commit(connection)
         timer = threading.Timer(0.3, reader.close)

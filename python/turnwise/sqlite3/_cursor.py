@@ -23,12 +23,15 @@ _READ, _WRITE = Kind.READ, Kind.WRITE
 class Cursor(sqlite3.Cursor):
     """A ``sqlite3.Cursor``; on a connection of ``turnwise.sqlite3`` its writes take turns."""
 
-    def execute(self, sql: str, parameters: Any = (), /) -> Any:
+    def execute(self, sql: Any, parameters: Any = (), /) -> Any:
         """Execute one statement, as ``sqlite3.Cursor.execute`` does."""
-        turns = _turns_of(self)
+        try:
+            turns = self.connection._turns  # type: ignore[attr-defined]
+        except AttributeError:
+            turns = None  # As in `_turns_of`, without the call.
         if turns is None:
             return _execute(self, sql, parameters)
-        kind = _kind_of(sql)
+        kind = kind_of(sql) if isinstance(sql, str) else _READ
         if kind is _READ:
             turns.unread = False
             try:

@@ -11,7 +11,7 @@ import sqlite3
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from turnwise.errors import CannotOpenError, LockTimeoutError
 from turnwise.sqlite3._statements import Kind, kinds_in, value_of
@@ -33,7 +33,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.025
 _DEFERRED = ("", "DEFERRED")
 _WRITES = frozenset({Kind.WRITE, Kind.PRAGMA, Kind.BEGIN_WRITE})
 _MAY_WRITE = frozenset({Kind.CONDITIONAL, Kind.JOURNAL_MODE})
-_PACKAGE = __name__.rpartition(".")[0]
+_FOLDER = __file__.removesuffix("_turns.py")
 
 # Kept here: an application may put ours in their place.
 _Cursor = sqlite3.Cursor
@@ -89,17 +89,11 @@ class Turns:
             self.writes(connection, kind, sql) for kind, sql in statements if kind in _MAY_WRITE
         )
 
-    def take(self, connection: sqlite3.Connection) -> None:
-        """Wait for the turn, at most as long as the connection's time-out.
-
-        Raises:
-            TurnReenteredError: This thread has the turn, on another connection. Names both places.
-        """
-        if self._taking is None:
-            self._take(connection, self.timeout)
-            return
+    def _take_alone(self, connection: sqlite3.Connection) -> None:
+        """Take the turn on a connection that threads share: one asks for all of them."""
+        taking = cast("threading.RLock", self._taking)
         start = time.monotonic()
-        if not self._taking.acquire(timeout=self.timeout):
+        if not taking.acquire(timeout=self.timeout):
             raise LockTimeoutError(
                 "database is locked: another thread waits for the turn on this connection",
                 sqlite_errorcode=_BUSY,
@@ -108,9 +102,14 @@ class Turns:
             if self.turn is None:
                 self._take(connection, self.timeout - (time.monotonic() - start))
         finally:
-            self._taking.release()
+            taking.release()
 
     def _take(self, connection: sqlite3.Connection, timeout: float) -> None:
+        """Wait for the turn, at most as long as the connection's time-out.
+
+        Raises:
+            TurnReenteredError: This thread has the turn, on another connection. Names both places.
+        """
         lock = self._lock
         if lock is None:
             from turnwise._native import NativeTurnLock
@@ -119,7 +118,7 @@ class Turns:
                 lock = self._lock = NativeTurnLock(self.path)
             except CannotOpenError:
                 return  # The file was deleted while it was open.
-        if self._has_read(connection):
+        if (not self._wal or not self.unread) and self._has_read(connection):
             # Who holds a snapshot waits in vain: SQLite refuses to write once another has
             # committed, and in the rollback journal modes that other's COMMIT waits for us.
             with contextlib.suppress(LockTimeoutError):
@@ -132,7 +131,7 @@ class Turns:
             # Who has the turn need not have the lock: SQLite is asked once, as it is without turns.
             self._refusal = error
         waited = time.monotonic() - start + self.timeout - timeout
-        if waited > self.timeout * _SLACK:
+        if waited > self.timeout * _SLACK or self._refusal:
             self._shortened = True
             left = 0.0 if self._refusal else max(0.0, self.timeout - waited)
             self.privately(connection, f"PRAGMA busy_timeout = {int(left * 1000)}")
@@ -174,7 +173,10 @@ class Turns:
         changes = connection.total_changes
         took = self.turn is None
         if took:
-            self.take(connection)
+            if self._taking is None:
+                self._take(connection, self.timeout)
+            else:
+                self._take_alone(connection)
         try:
             # Until its end no part of it, such as the commit that a script begins with, settles.
             self._running += 1
@@ -350,6 +352,8 @@ def _is_open(connection: sqlite3.Connection) -> bool:
 def _place() -> str:
     """The line of the application that wants to write."""
     frame = sys._getframe(1)  # The traceback module is 20 times slower
-    while frame.f_back and str(frame.f_globals.get("__name__", "")).startswith(_PACKAGE):
+    code = frame.f_code
+    while code.co_filename.startswith(_FOLDER) and frame.f_back:
         frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        code = frame.f_code
+    return f"{code.co_filename}:{frame.f_lineno}"
