@@ -11,8 +11,8 @@ use rusqlite::{Connection, ffi};
 /// Through SQLite's own handle: it is the file that this connection writes, a new log's folder is
 /// synced with it, and what the platform needs beside `fsync` is done. `Err` is an extended code.
 ///
-/// Source: `SQLITE_FCNTL_JOURNAL_POINTER`, sqlite.org/c3ref/c_fcntl_begin_atomic_write.html;
-/// `xSync`, sqlite.org/c3ref/io_methods.html.
+/// Source: `SQLITE_FCNTL_JOURNAL_POINTER`, <https://sqlite.org/c3ref/c_fcntl_begin_atomic_write.html>;
+/// `xSync`, <https://sqlite.org/c3ref/io_methods.html>.
 pub(super) fn sync_log(connection: &mut Connection) -> Result<(), i32> {
     let mut file: *mut ffi::sqlite3_file = ptr::null_mut();
     // SAFETY: the connection is open and nobody else uses it; the operation writes one pointer.
