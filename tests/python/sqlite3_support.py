@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 
 from turnwise import sqlite3
 from turnwise._native import NativeTurnLock
@@ -17,7 +18,7 @@ def turn_is_taken(path):
 
     def look():
         try:
-            NativeTurnLock(str(path), None).acquire(0.0, "the test").release()
+            NativeTurnLock(str(path), turn_timeout=None).acquire(0.0, "the test").release()
         except LockTimeoutError:
             return True
         return False
@@ -28,12 +29,10 @@ def turn_is_taken(path):
 @contextlib.contextmanager
 def turn_held(path):
     """Another thread has the turn, but not the lock, until the block ends."""
-    import threading
-
     inside, end = threading.Event(), threading.Event()
 
     def hold():
-        turn = NativeTurnLock(str(path), None).acquire(10.0, "the_test.py:1")
+        turn = NativeTurnLock(str(path), turn_timeout=None).acquire(10.0, "the_test.py:1")
         inside.set()
         end.wait(60)
         turn.release()
