@@ -128,8 +128,9 @@ pub(super) struct State {
     next: u64,
     /// When the turn last came to this process or went round in it.
     moved: Instant,
-    keeper: bool,
-    pub(super) closing: bool,
+    pub(super) keeper: bool,
+    /// Who has the queue open; the keeper ends without them.
+    pub(super) users: usize,
     waits: u64,
     hand_offs: u64,
     fall_throughs: u64,
@@ -174,7 +175,7 @@ impl<L: SideLock> TurnQueue<L> {
                 next: 1,
                 moved: now(),
                 keeper: false,
-                closing: false,
+                users: 0,
                 waits: 0,
                 hand_offs: 0,
                 fall_throughs: 0,
@@ -359,9 +360,14 @@ impl<L: SideLock> TurnQueue<L> {
         }
     }
 
-    /// The last handle is gone: the keeper ends.
+    /// One user more.
+    pub(super) fn open(&self) {
+        self.state.lock().users += 1;
+    }
+
+    /// One user less.
     pub(super) fn close(&self) {
-        self.state.lock().closing = true;
+        self.state.lock().users -= 1;
         self.work.notify_one();
     }
 
