@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from turnwise import _process, errors, events  # noqa: F401 - see `_load_loops`
 from turnwise._futures import WriteFuture
 from turnwise._native import NativeWriter, RetryPolicy
+from turnwise.turn import call_site
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -143,13 +144,14 @@ class Transaction:
 class _TransactionContext:
     """Begins on entry; commits on exit, or rolls back after an exception."""
 
-    def __init__(self, writer: BatchWriter, timeout: float | None) -> None:
+    def __init__(self, writer: BatchWriter, timeout: float | None, site: str) -> None:
         self._writer = writer
         self._timeout = timeout
+        self._site = site
         self._native: NativeTransaction | None = None
 
     def __enter__(self) -> Transaction:
-        self._native = self._writer._begin(self._timeout)  # noqa: SLF001 - the other half
+        self._native = self._writer._begin(self._timeout, self._site)  # noqa: SLF001 - the other half
         return Transaction(self._native)
 
     def __exit__(
@@ -258,7 +260,7 @@ class BatchWriter(NativeWriter):
         Commits at the end of the block, rolls back after an exception. Using the writer itself
         inside the block raises ``WriterReenteredError``.
         """
-        return _TransactionContext(self, timeout)
+        return _TransactionContext(self, timeout, call_site(1))
 
     def stats(self) -> WriterStats:
         """Return what the file's writer has done in this process."""

@@ -10,7 +10,8 @@ use turnwise::classify::Journal;
 use turnwise::sqlite::fork::generation;
 use turnwise::sqlite::{Durability, Params};
 use turnwise::writer::{
-    BatchWriter, Histogram, Landing, MakeObserver, Outbox, Place, Submitted, Unit, WriterOptions,
+    BatchWriter, Call, Histogram, Landing, MakeObserver, Outbox, Place, Submitted, Unit,
+    WriterOptions,
 };
 
 use crate::attention::{attend, attentively, noted};
@@ -185,10 +186,17 @@ impl NativeWriter {
     }
 
     /// Begins an interactive transaction.
-    #[pyo3(signature = (timeout = None))]
-    fn _begin(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<NativeTransaction> {
+    #[pyo3(signature = (timeout = None, site = "a transaction()"))]
+    fn _begin(
+        &self,
+        py: Python<'_>,
+        timeout: Option<f64>,
+        site: &str,
+    ) -> PyResult<NativeTransaction> {
         let timeout = values::seconds("timeout", timeout)?;
-        let begun = attentively(py, timeout, true, |call| self.writer.transaction(call))?;
+        let begun = attentively(py, timeout, true, |call| {
+            self.writer.transaction(&Call { site, ..*call })
+        })?;
         begun.map(NativeTransaction::new).map_err(to_py_err)
     }
 
