@@ -44,22 +44,23 @@ class TurnLock(NativeTurnLock):
     ``turn_timeout`` seconds because its holder hangs, or no side file can be had, the wait ends
     without a turn, and SQLite's own lock decides as ever.
 
-    - ``path``: the database, which exists. Its links are resolved; the side files ``<db>-turn`` and
-      ``<db>-turn-next`` are made beside it with the first turn, and stay.
+    - ``path``: the database file, which exists. Its links are resolved; the side files
+      ``<db>-turn`` and ``<db>-turn-next`` are made beside it with the first turn, and stay.
     - ``turn_timeout``: seconds that the turn may stand still; ``None`` for ever.
 
     Safe to share between threads and tasks.
     """
 
-    def __new__(cls, path: str | PathLike[str], *, turn_timeout: float | None = 2.0) -> Self:
-        """Open the lock."""
-        return super().__new__(cls, path, turn_timeout)
+    if TYPE_CHECKING:
+
+        def __new__(cls, path: str | PathLike[str], *, turn_timeout: float | None = 2.0) -> Self:
+            """Open the lock."""
 
     def turn(self, *, timeout: float | None = 30.0) -> TurnContext:
         """Wait for the turn on entry, ``timeout`` seconds at most, and give it back on exit.
 
-        ``with`` blocks the thread, ``async with`` suspends the task. Entering gives a ``NativeTurn``
-        whose ``held`` tells whether it is a turn or leave to go on without one. It raises:
+        ``with`` blocks the thread, ``async with`` suspends the task. What is entered has ``held``:
+        whether it is a turn, or leave to go on without one. Raises:
 
         - ``LockTimeoutError``, which names who has the turn;
         - ``TurnReenteredError`` where the thread or task has it already and would wait for itself.

@@ -31,7 +31,7 @@ mod _native {
     #[pymodule_export]
     use crate::events::Event;
     #[pymodule_export]
-    use crate::policy::{Budget, Retry, RetryPolicy, draws};
+    use crate::policy::{Budget, Learner, Retry, RetryPolicy, draws};
     #[pymodule_export]
     use crate::result::WriteResult;
     #[pymodule_export]

@@ -6,9 +6,11 @@ pub mod fork;
 mod gate;
 mod guard;
 mod last_insert;
+mod log;
 mod log_sync;
 #[cfg(all(feature = "private-copy", target_os = "linux"))]
 pub mod private;
+mod run;
 mod settings;
 mod statement;
 mod store;

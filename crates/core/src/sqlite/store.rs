@@ -2,26 +2,24 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, Ordering};
 
+use rusqlite::config::DbConfig;
 use rusqlite::hooks::Wal;
-use rusqlite::{CachedStatement, Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags};
 
 use super::failure::Failure;
 use super::fault::{FaultEffect, FaultPoint, Faults};
 use super::guard::Guard;
 use super::last_insert::LastInsert;
-use super::log_sync::sync_log;
+use super::log::CHECKPOINT_FRAMES;
 use super::settings::{Durability, FileSettings};
-use super::statement::{Params, Value, Verb, Written};
+use super::statement::Verb;
 use crate::classify::Journal;
 use crate::error::ErrorKind;
 
 /// Prepared statements kept, as many as an application has distinct writes.
 const STATEMENTS: usize = 128;
-
-/// Frames in the WAL after which a checkpoint is due: SQLite's own default.
-const CHECKPOINT_FRAMES: i32 = 1_000;
 
 /// Times that a ROLLBACK is tried.
 const ROLLBACKS: usize = 3;
@@ -33,29 +31,28 @@ macro_rules! ours {
         concat!("/*turnwise*/", $sql)
     };
 }
-const MARK: &str = ours!("");
+pub(super) use ours;
+pub(super) const MARK: &str = ours!("");
 
 /// One connection to one file.
 #[derive(Debug)]
 pub(crate) struct Store {
-    connection: Connection,
-    guard: Guard,
-    durability: Option<Durability>,
-    journal_mode: Journal,
+    pub(super) connection: Connection,
+    pub(super) guard: Guard,
+    pub(super) durability: Option<Durability>,
+    pub(super) journal_mode: Journal,
     /// Frames in the WAL after the last commit.
-    frames: Arc<AtomicI32>,
-    checkpoint_at: i32,
-    last_insert: Arc<LastInsert>,
-    faults: Faults,
+    pub(super) frames: Arc<AtomicI32>,
+    pub(super) checkpoint_at: i32,
+    pub(super) last_insert: Arc<LastInsert>,
+    pub(super) faults: Faults,
     /// What is open holds what callers were told is undone.
     doomed: bool,
-    /// Set by a COMMIT that has written to the log.
-    logged: Arc<AtomicBool>,
-    /// What the last COMMIT wrote to the log is still to be synced.
-    unsynced: bool,
+    /// What the last COMMIT wrote to the log, or found there, is still to be synced.
+    pub(super) unsynced: bool,
     /// A sync of the log has failed: what was to be synced may be a hole, at which a recovery would
     /// stop reading the log, whatever was synced behind it since.
-    holed: bool,
+    pub(super) holed: bool,
 }
 
 impl Store {
@@ -70,12 +67,9 @@ impl Store {
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
         let frames = Arc::new(AtomicI32::new(0));
         let seen = Arc::clone(&frames);
-        let logged = Arc::new(AtomicBool::new(false));
-        let written = Arc::clone(&logged);
         // Replaces SQLite's automatic checkpoint, which would run inside somebody's COMMIT.
         connection.wal_hook(Some(move |_: &mut Wal, pages| {
             seen.store(pages, Ordering::Relaxed);
-            written.store(true, Ordering::Relaxed);
             Ok(())
         }))?;
         let last_insert = Arc::new(LastInsert::default());
@@ -94,7 +88,6 @@ impl Store {
             last_insert,
             faults: Faults::default(),
             doomed: false,
-            logged,
             unsynced: false,
             holed: false,
         })
@@ -149,17 +142,14 @@ impl Store {
     pub(crate) fn begin(&mut self, durability: Durability) -> Result<(), Failure> {
         // What a ROLLBACK that failed has left open.
         self.try_roll_back()?;
-        if self.holed && durability != Durability::Normal {
-            self.empty_log()?;
-        }
+        self.mend_log()?;
         if self.durability != Some(durability) {
             let level = match (durability, self.journal_mode) {
                 // Until the folder is synced, a power cut can bring a deleted journal back, and
                 // with it undo the commit (sqlite.org/pragma.html#pragma_synchronous).
                 (Durability::Full | Durability::Pipelined, Journal::Delete) => "EXTRA",
-                (Durability::Full, _) => "FULL",
                 (Durability::Pipelined, Journal::Wal) | (Durability::Normal, _) => "NORMAL",
-                (Durability::Pipelined, _) => "FULL",
+                (Durability::Full | Durability::Pipelined, _) => "FULL",
             };
             self.control(&format!("{MARK}PRAGMA synchronous={level}"))?;
             self.durability = Some(durability);
@@ -168,43 +158,14 @@ impl Store {
     }
 
     pub(crate) fn commit(&mut self) -> Result<(), Failure> {
-        self.logged.store(false, Ordering::Relaxed);
         self.meet(FaultPoint::Commit, || self.control(ours!("COMMIT")))?;
         if self.in_transaction() {
             return Err(Failure::new(ErrorKind::Internal, "COMMIT left the transaction open"));
         }
-        self.unsynced = self.durability == Some(Durability::Pipelined)
-            && self.journal_mode == Journal::Wal
-            && self.logged.load(Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// Syncs the log after a COMMIT whose durability leaves that for later.
-    pub(crate) fn flush(&mut self) -> Result<(), Failure> {
-        if !std::mem::take(&mut self.unsynced) {
-            return Ok(());
-        }
-        let synced = match self.faults.strike(FaultPoint::Flush) {
-            Some(fault) => Err(fault.code),
-            None => sync_log(&mut self.connection),
-        };
-        self.holed = synced.is_err();
-        synced.map_err(Failure::of_code)
-    }
-
-    /// Moves the whole log into the database and cuts it off, so that no recovery reads it.
-    fn empty_log(&mut self) -> Result<(), Failure> {
-        let busy: i32 = self.guard.lifted(|| {
-            let sql = "PRAGMA wal_checkpoint(TRUNCATE)";
-            self.connection.query_row(sql, [], |row| row.get(0))
-        })?;
-        if busy != 0 {
-            return Err(Failure::of_code(rusqlite::ffi::SQLITE_BUSY));
-        }
-        sync_log(&mut self.connection).map_err(Failure::of_code)?;
-        self.holed = false;
-        self.checkpoint_at = CHECKPOINT_FRAMES;
-        self.frames.store(0, Ordering::Relaxed);
+        // Even if nothing was written: a row that was found there may be another process's, which has
+        // not synced it yet.
+        self.unsynced =
+            self.durability == Some(Durability::Pipelined) && self.journal_mode == Journal::Wal;
         Ok(())
     }
 
@@ -213,7 +174,7 @@ impl Store {
         drop(self.try_roll_back());
     }
 
-    fn try_roll_back(&mut self) -> Result<(), Failure> {
+    pub(super) fn try_roll_back(&mut self) -> Result<(), Failure> {
         let mut last = Ok(());
         for _ in 0..ROLLBACKS {
             // A failing ROLLBACK has ended the transaction all the same (lang_transaction.html),
@@ -249,7 +210,7 @@ impl Store {
     }
 
     /// Runs `operation`, or what a fault makes of it.
-    fn meet<T>(
+    pub(super) fn meet<T>(
         &self,
         point: FaultPoint,
         operation: impl FnOnce() -> Result<T, Failure>,
@@ -288,139 +249,16 @@ impl Store {
         matches!(Verb::of(sql), Verb::Insert | Verb::Change)
     }
 
-    /// Runs one statement once.
-    pub(crate) fn run(&self, sql: &str, params: &Params) -> Result<Written, Failure> {
-        let verb = Verb::of(sql);
-        let mut statement = self.prepare(sql)?;
-        let ran = self.step(&mut statement, verb, params);
-        forget_savepoint(statement, verb);
-        ran
-    }
-
-    /// Runs one statement for every row; the error names the row, counted from 0.
-    pub(crate) fn run_many(&self, sql: &str, rows: &[Params]) -> Result<Written, Failure> {
-        let verb = Verb::of(sql);
-        let mut statement = self.prepare(sql)?;
-        let ran = self.run_rows(&mut statement, verb, rows);
-        forget_savepoint(statement, verb);
-        ran
-    }
-
-    fn run_rows(
-        &self,
-        statement: &mut CachedStatement<'_>,
-        verb: Verb,
-        rows: &[Params],
-    ) -> Result<Written, Failure> {
-        let rowcount = verb.changes_rows(statement.readonly()).then_some(0);
-        let mut all = Written { rowcount, ..Written::default() };
-        for (at, params) in rows.iter().enumerate() {
-            let one = self.step(statement, verb, params).map_err(|mut failure| {
-                failure.message = format!("row {at}: {}", failure.message);
-                failure
-            })?;
-            if let Some(count) = one.rowcount {
-                *all.rowcount.get_or_insert(0) += count;
-            }
-            all.lastrowid = one.lastrowid.or(all.lastrowid);
-            all.rows.extend(one.rows);
-        }
-        Ok(all)
-    }
-
-    /// Whether the WAL is long enough for a checkpoint.
-    pub(crate) fn checkpoint_due(&self) -> bool {
-        self.journal_mode == Journal::Wal
-            && self.frames.load(Ordering::Relaxed) >= self.checkpoint_at
-    }
-
-    /// Copies the WAL into the database as far as readers allow. Never waits for anybody.
-    pub(crate) fn checkpoint(&mut self) -> Result<(), Failure> {
-        let (frames, moved): (i32, i32) = self.meet(FaultPoint::Checkpoint, || {
-            Ok(self.guard.lifted(|| {
-                self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
-                    Ok((row.get(1)?, row.get(2)?))
-                })
-            })?)
-        })?;
-        // A reader that holds the log open would make every commit ask again.
-        let held = if moved < frames { frames } else { 0 };
-        self.checkpoint_at = held.saturating_add(CHECKPOINT_FRAMES);
-        self.frames.store(0, Ordering::Relaxed);
-        Ok(())
-    }
-
     /// Closes the connection; the last one on a file folds the WAL into the database.
-    pub(crate) fn close(self) -> Result<(), Failure> {
+    pub(crate) fn close(mut self) -> Result<(), Failure> {
+        if self.mend_log().is_err() {
+            // A fold of the log is as dangerous as a checkpoint: see `rewrite_log`.
+            self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        }
         self.connection.close().map_err(|(_, error)| error.into())
     }
 
-    fn prepare(&self, sql: &str) -> Result<CachedStatement<'_>, Failure> {
-        if sql.contains('\0') {
-            return Err(Failure::new(ErrorKind::Statement, "the SQL text holds a NUL character"));
-        }
-        // The cache goes by the text without the white space around it.
-        if sql.trim_start().starts_with(MARK) {
-            return Err(Failure::new(
-                ErrorKind::StatementNotAllowed,
-                "this text is the writer's own",
-            ));
-        }
-        if Verb::of(sql) == Verb::Nothing {
-            return Err(Failure::new(
-                ErrorKind::NotOneStatement,
-                "the SQL text holds no statement",
-            ));
-        }
-        self.connection.prepare_cached(sql).map_err(|error| {
-            let mut failure = Failure::from(error);
-            if failure.kind == ErrorKind::StatementNotAllowed {
-                failure.message = self.guard.take_reason().unwrap_or(failure.message);
-            }
-            failure
-        })
-    }
-
-    fn step(
-        &self,
-        statement: &mut CachedStatement<'_>,
-        verb: Verb,
-        params: &Params,
-    ) -> Result<Written, Failure> {
-        self.meet(FaultPoint::Statement, || self.run_once(statement, verb, params))
-    }
-
-    fn run_once(
-        &self,
-        statement: &mut CachedStatement<'_>,
-        verb: Verb,
-        params: &Params,
-    ) -> Result<Written, Failure> {
-        params.bind(statement)?;
-        self.last_insert.expect(self.connection.last_insert_rowid());
-        let mut rows = Vec::new();
-        if statement.column_count() == 0 {
-            statement.raw_execute()?;
-        } else {
-            let mut cursor = statement.raw_query();
-            while let Some(row) = cursor.next()? {
-                // Not before the first row: SQLite may prepare the statement anew for a new schema.
-                let columns = row.as_ref().column_count();
-                let row: rusqlite::Result<Vec<Value>> =
-                    (0..columns).map(|at| row.get_ref(at).map(Value::from)).collect();
-                rows.push(row?);
-            }
-        }
-        let rowcount = verb.changes_rows(statement.readonly()).then(|| self.connection.changes());
-        let lastrowid = if verb == Verb::Insert {
-            self.last_insert.of_statement(self.connection.last_insert_rowid())
-        } else {
-            None
-        };
-        Ok(Written { rowcount, lastrowid, rows })
-    }
-
-    fn control(&self, sql: &str) -> Result<(), Failure> {
+    pub(super) fn control(&self, sql: &str) -> Result<(), Failure> {
         self.guard.lifted(|| {
             let mut statement = self.connection.prepare_cached(sql)?;
             if statement.column_count() == 0 {
@@ -441,13 +279,5 @@ impl Store {
     fn pragma_integer(&self, name: &str) -> Result<i64, Failure> {
         let sql = format!("PRAGMA {name}");
         Ok(self.guard.lifted(|| self.connection.query_row(&sql, [], |row| row.get(0)))?)
-    }
-}
-
-/// Keeps a savepoint statement out of the cache, which gives statements out again without asking the
-/// guard: what an interactive transaction may do, a write in a group may not.
-fn forget_savepoint(statement: CachedStatement<'_>, verb: Verb) {
-    if verb == Verb::Savepoint {
-        statement.discard();
     }
 }

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::queue::{Side, SideLock, Taken, TurnQueue};
+use super::queue::{SideLock, Taken, TurnQueue};
+use super::state::Side;
 use crate::sync::{now, unlocked};
 
 impl<L: SideLock> TurnQueue<L> {
@@ -35,7 +36,7 @@ impl<L: SideLock> TurnQueue<L> {
                 continue;
             }
             match unlocked(&mut state, || self.lock.take()) {
-                Taken::Unavailable(_) => self.send_off(&mut state),
+                Taken::Unavailable(_) => Self::send_off(&mut state),
                 Taken::Yes | Taken::Busy if !Self::has_waiters(&state) => {
                     self.lock.give_back();
                     state.side = Side::Free;

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use super::queue::{Claim, Grant, Site, TurnStats, claim_of_this_thread};
+use super::claim::{Claim, Grant, Site, TurnStats, claim_of_this_thread};
 use super::registry::{self, Shared};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handoff::Patience;

@@ -14,9 +14,11 @@
 //! their own deadlines, or until they go on without a turn; where no side file can be had, everybody
 //! goes on without; and a writer that knows nothing of it takes SQLite's lock as ever.
 
+mod claim;
 mod keeper;
 #[cfg(feature = "sqlite")]
 mod lock;
+mod passing;
 mod queue;
 #[cfg(feature = "sqlite")]
 mod record;
@@ -25,7 +27,8 @@ mod registry;
 mod share;
 #[cfg(feature = "sqlite")]
 mod side;
+mod state;
 
+pub use claim::{Site, TurnStats};
 #[cfg(feature = "sqlite")]
 pub use lock::{Pending, TURN_TIMEOUT, Turn, TurnLock, TurnOptions};
-pub use queue::{Site, TurnStats};

@@ -2,18 +2,15 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::panic::Location;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::share;
+use super::claim::{Claim, Grant, TurnStats};
+use super::state::{Seat, Side, State, Then, Waiter, Wake};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handoff::Patience;
-use crate::sync::{Condvar, Mutex, MutexGuard, ThreadId, current, now, unlocked};
-
-/// How long a process keeps the turn for its own waiters while other processes may be waiting.
-pub(super) const BOUND: Duration = Duration::from_millis(2);
+use crate::sync::{Condvar, Mutex, now, unlocked};
 
 /// What asking for the side files' locks came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,115 +39,6 @@ pub(super) trait SideLock: Send + Sync + 'static {
     fn outsider_seen(&self) -> Option<Duration>;
 }
 
-/// Where a turn was asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Site {
-    /// A place in Rust code.
-    Code(&'static Location<'static>),
-    /// A place in another language, such as `app.py:12`.
-    Text(Arc<str>),
-    /// A part of turnwise.
-    Ours(&'static str),
-}
-
-impl fmt::Display for Site {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Code(location) => write!(f, "{}:{}", location.file(), location.line()),
-            Self::Text(text) => f.write_str(text),
-            Self::Ours(text) => f.write_str(text),
-        }
-    }
-}
-
-/// Who asks for a turn.
-#[derive(Debug, Clone)]
-pub(super) struct Claim {
-    /// The thread that would wait for itself if it asked again; `None` for a turn that no
-    /// application code runs in.
-    pub(super) thread: Option<ThreadId>,
-    pub(super) site: Site,
-}
-
-/// What asking for a turn gave.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Grant {
-    /// The turn, under this number.
-    Held(u64),
-    /// To go on without a turn.
-    Without,
-}
-
-/// Gets the grant of a waiter that does not block. Runs outside the lock.
-pub(super) type Then = Box<dyn FnOnce(Grant) + Send>;
-
-enum Wake {
-    Thread(Arc<Seat>),
-    Call(Then),
-}
-
-#[derive(Default)]
-struct Seat {
-    bell: Condvar,
-}
-
-struct Waiter {
-    id: u64,
-    claim: Claim,
-    wake: Wake,
-}
-
-struct Holder {
-    id: u64,
-    claim: Claim,
-    since: Instant,
-}
-
-/// The side files' locks, as far as this process is concerned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Side {
-    /// Not ours, and nobody here wants them.
-    Free,
-    /// The keeper waits for them, or is about to.
-    Asked,
-    /// Ours since then.
-    Ours(Instant),
-}
-
-pub(super) struct State {
-    waiting: VecDeque<Waiter>,
-    holder: Option<Holder>,
-    pub(super) side: Side,
-    /// The database is left alone until then.
-    pub(super) gap: Option<Instant>,
-    /// Those whom the keeper has told to go on without a turn.
-    sent_off: Vec<u64>,
-    next: u64,
-    /// When the turn last came to this process or went round in it.
-    moved: Instant,
-    pub(super) keeper: bool,
-    /// Who has the queue open; the keeper ends without them.
-    pub(super) users: usize,
-    waits: u64,
-    hand_offs: u64,
-    fall_throughs: u64,
-    outsiders: u64,
-}
-
-/// What the turn lock of a file has seen in this process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub struct TurnStats {
-    /// Turns that were not to be had at once.
-    pub waits: u64,
-    /// Turns that went to the next waiter of this process without being given back.
-    pub hand_offs: u64,
-    /// Times that somebody went on without a turn: it stood still, or no side file could be had.
-    pub fall_throughs: u64,
-    /// Times that a writer which knows nothing of the turn lock held SQLite's lock in our turn.
-    pub outsiders: u64,
-}
-
 /// The queue of one process for one file.
 pub(super) struct TurnQueue<L> {
     pub(super) state: Mutex<State>,
@@ -159,7 +47,7 @@ pub(super) struct TurnQueue<L> {
     pub(super) lock: L,
     /// The turn is a thread's, for who asks without the lock.
     pub(super) claimed: AtomicBool,
-    start_keeper: fn(Arc<Self>) -> bool,
+    pub(super) start_keeper: fn(Arc<Self>) -> bool,
 }
 
 impl<L: SideLock> TurnQueue<L> {
@@ -243,14 +131,12 @@ impl<L: SideLock> TurnQueue<L> {
             if let (Some(stuck), Some(at)) = (stuck, look)
                 && now() >= at
             {
-                match self.left_until_stuck(&state, stuck) {
-                    Some(left) => look = Some(now() + left),
-                    None => {
-                        state.leave(id);
-                        state.fall_throughs += 1;
-                        return Ok(Grant::Without);
-                    }
-                }
+                let Some(left) = self.left_until_stuck(&state, stuck) else {
+                    state.leave(id);
+                    state.fall_throughs += 1;
+                    return Ok(Grant::Without);
+                };
+                look = Some(now() + left);
             }
             if patience.slice.is_some() && unlocked(&mut state, || (patience.interrupted)()) {
                 if let Some(grant) = state.grant_of(id) {
@@ -316,23 +202,6 @@ impl<L: SideLock> TurnQueue<L> {
             self.claimed.store(claim.thread.is_some(), Ordering::Relaxed);
             holder.claim = claim;
         }
-    }
-
-    /// Gives a turn back: to the next in line, after a gap where an outsider wants one.
-    pub(super) fn release(self: &Arc<Self>, grant: Grant) {
-        let Grant::Held(id) = grant else { return };
-        let mut state = self.state.lock();
-        let Some(holder) = state.holder.take_if(|holder| holder.id == id) else { return };
-        self.claimed.store(false, Ordering::Relaxed);
-        if let Some(ago) = self.lock.outsider_seen()
-            && let Some(gap) = share::gap(ago, now() - holder.since)
-            && self.have_keeper(&mut state)
-        {
-            state.gap = Some(now() + gap);
-            self.work.notify_one();
-            return;
-        }
-        self.pass_on(&mut state);
     }
 
     /// Who has the turn, for an error message.
@@ -422,69 +291,6 @@ impl<L: SideLock> TurnQueue<L> {
         let stood = self.lock.stood_still().map_or(here, |there| here.min(there));
         stuck.checked_sub(stood).filter(|left| !left.is_zero())
     }
-
-    /// Nobody here has the turn any more: the next in line gets it, or the side files are given
-    /// back. Lets go of the lock while it tells a waiter that does not block.
-    pub(super) fn pass_on(&self, state: &mut MutexGuard<'_, State>) {
-        let Side::Ours(since) = state.side else { return };
-        if state.waiting.is_empty() {
-            self.lock.give_back();
-            state.side = Side::Free;
-            return;
-        }
-        if now() - since >= BOUND {
-            self.lock.give_back();
-            match self.lock.try_take() {
-                Taken::Yes => state.side = Side::Ours(now()),
-                Taken::Busy => {
-                    state.side = Side::Asked;
-                    self.work.notify_one();
-                    return;
-                }
-                Taken::Unavailable(_) => return self.send_off(state),
-            }
-        }
-        state.hand_offs += 1;
-        self.grant(state);
-    }
-
-    /// The first in line gets the turn. There is one, and the side files are ours.
-    pub(super) fn grant(&self, state: &mut MutexGuard<'_, State>) {
-        let Some(Waiter { id, claim, wake }) = state.waiting.pop_front() else { return };
-        self.hold(state, id, claim);
-        match wake {
-            Wake::Thread(seat) => seat.bell.notify_one(),
-            Wake::Call(then) => unlocked(state, || then(Grant::Held(id))),
-        }
-    }
-
-    /// Everybody in line goes on without a turn: there are no side files to be had.
-    pub(super) fn send_off(&self, state: &mut MutexGuard<'_, State>) {
-        state.side = Side::Free;
-        let mut calls = Vec::new();
-        for waiter in std::mem::take(&mut state.waiting) {
-            state.fall_throughs += 1;
-            match waiter.wake {
-                Wake::Thread(seat) => {
-                    state.sent_off.push(waiter.id);
-                    seat.bell.notify_one();
-                }
-                Wake::Call(then) => calls.push(then),
-            }
-        }
-        unlocked(state, || calls.into_iter().for_each(|then| then(Grant::Without)));
-    }
-
-    fn hold(&self, state: &mut State, id: u64, claim: Claim) {
-        self.claimed.store(claim.thread.is_some(), Ordering::Relaxed);
-        let since = now();
-        state.moved = since;
-        state.holder = Some(Holder { id, claim, since });
-    }
-
-    pub(super) fn has_waiters(state: &State) -> bool {
-        !state.waiting.is_empty()
-    }
 }
 
 /// SQLITE_BUSY.
@@ -506,46 +312,8 @@ fn check_reentry(state: &State, claim: &Claim) -> Result<()> {
     }
 }
 
-impl State {
-    fn number(&mut self) -> u64 {
-        let number = self.next;
-        self.next += 1;
-        number
-    }
-
-    fn grant_of(&mut self, id: u64) -> Option<Grant> {
-        if self.holder.as_ref().is_some_and(|holder| holder.id == id) {
-            return Some(Grant::Held(id));
-        }
-        let at = self.sent_off.iter().position(|other| *other == id)?;
-        self.sent_off.swap_remove(at);
-        Some(Grant::Without)
-    }
-
-    fn leave(&mut self, id: u64) -> bool {
-        let before = self.waiting.len();
-        self.waiting.retain(|waiter| waiter.id != id);
-        self.waiting.len() != before
-    }
-}
-
-impl<L: SideLock> TurnQueue<L> {
-    /// Whether there is a keeper, started now if need be.
-    fn have_keeper(self: &Arc<Self>, state: &mut State) -> bool {
-        if !state.keeper {
-            state.keeper = (self.start_keeper)(Arc::clone(self));
-        }
-        state.keeper
-    }
-}
-
 impl<L> fmt::Debug for TurnQueue<L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TurnQueue").finish_non_exhaustive()
     }
-}
-
-/// The claim of this thread.
-pub(super) fn claim_of_this_thread(site: Site) -> Claim {
-    Claim { thread: Some(current().id()), site }
 }

@@ -260,8 +260,8 @@ fn create(path: &Path, database: &Path) -> io::Result<File> {
         let file = options.mode(mode).open(path)?;
         // The umask has its say in open; SQLite does the same for its -wal.
         let _ = file.set_permissions(fs::Permissions::from_mode(mode));
-        let made = file.metadata()?;
-        if (made.uid(), made.gid()) != (model.uid(), model.gid()) {
+        let own = file.metadata()?;
+        if (own.uid(), own.gid()) != (model.uid(), model.gid()) {
             let _ = std::os::unix::fs::fchown(&file, Some(model.uid()), Some(model.gid()));
         }
         Ok(file)

@@ -5,18 +5,18 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::files::{self, FileId, name_file};
-use super::group;
+use super::files::{FileId, name_file};
 use super::options::WriterOptions;
 use super::stats::{Counters, Timings, WriterStats, add};
 use super::turns::Turns;
 use super::unit::{Done, Job};
-use super::waiting::{SLICE, Waiting};
+use super::waiting::{SLICE, Waiting, nanoseconds};
 use super::watch::Watch;
 use crate::classify::{Conditions, Dialect, Journal, Phase, RetryKind, Verdict, classify};
 use crate::error::{Error, ErrorKind, Result};
-use crate::handoff::worker::{self, Begin, Executor, Late};
-use crate::handoff::{Entry, Handoff, Outcome, Patience};
+use crate::handoff::worker::{self, Begin, Executor as _};
+use crate::handoff::{Handoff, Patience};
+use crate::retry::Jitter;
 use crate::sqlite::{Durability, Failure, Faults, FileSettings, Gate, Store};
 use crate::sync::Mutex;
 use crate::turn::TurnLock;
@@ -25,20 +25,20 @@ use crate::turn::TurnLock;
 pub(super) type SharedStore = Arc<Gate<Option<Store>>>;
 
 pub(super) struct Engine {
-    id: FileId,
+    pub(super) id: FileId,
     path: PathBuf,
     options: WriterOptions,
     pub(super) handoff: Arc<Handoff<Job, Done>>,
     /// Shared with the hand-off, which asks who has the turn.
     pub(super) turns: Arc<Turns>,
-    store: SharedStore,
-    interrupt: rusqlite::InterruptHandle,
+    pub(super) store: SharedStore,
+    pub(super) interrupt: rusqlite::InterruptHandle,
     faults: Faults,
     settings: StdMutex<Option<FileSettings>>,
     handles: AtomicUsize,
     serving: AtomicBool,
     starting: StdMutex<()>,
-    upkeep: AtomicBool,
+    pub(super) upkeep: AtomicBool,
     /// The wait for the write lock, and whether there is one.
     pacing: Mutex<Waiting>,
     waits: AtomicBool,
@@ -89,7 +89,7 @@ impl Engine {
             serving: AtomicBool::new(false),
             starting: StdMutex::new(()),
             upkeep: AtomicBool::new(false),
-            pacing: Mutex::new(Waiting::new(options.policy)),
+            pacing: Mutex::new(Waiting::learning(options.policy)),
             waits: AtomicBool::new(false),
             begun: AtomicU64::new(0),
             opened: Instant::now(),
@@ -297,11 +297,14 @@ impl Engine {
         add(&self.counters.transactions, 1);
         let held = self.age().saturating_sub(self.begun.load(Ordering::Relaxed));
         self.timings.lock.add(Duration::from_nanos(held));
+        if self.options.policy.jitter() == Jitter::Adaptive {
+            self.pacing.lock().held(held);
+        }
     }
 
     /// Nanoseconds since the file was opened.
     fn age(&self) -> u64 {
-        u64::try_from(self.opened.elapsed().as_nanos()).unwrap_or(u64::MAX)
+        nanoseconds(self.opened.elapsed())
     }
 
     /// Notes after a commit whether a checkpoint is due, and tells.
@@ -348,83 +351,4 @@ pub(super) fn judge(
 ) -> Verdict {
     let conditions = Conditions { journal: Some(journal), ..Conditions::default() };
     classify(Dialect::Sqlite, failure.code.unwrap_or_default(), phase, conditions, in_transaction)
-}
-
-impl Executor<Job, Done> for Engine {
-    fn begin(&self, strict: u8, attempt: u32) -> Begin {
-        self.try_begin(Durability::of_strictness(strict), attempt == 1, true)
-    }
-
-    fn forgo(&self) {
-        self.turns.end();
-    }
-
-    fn run(
-        &self,
-        group: &mut Vec<Entry<Job, Done>>,
-        late: &Late<'_, Job, Done>,
-    ) -> Vec<Outcome<Done>> {
-        group::run(self, group, late)
-    }
-
-    fn grant(&self, id: u64) -> Done {
-        Done::Turn(id)
-    }
-
-    fn pass(&self, job: &Job) -> Option<Done> {
-        job.passes()
-    }
-
-    fn refused(&self, job: &Job, error: &Error) {
-        if !matches!(job, Job::Barrier) {
-            add(&self.counters.failed, 1);
-            self.watch.failure(job.statement(), error);
-        }
-    }
-
-    fn roll_back(&self) {
-        if let Some(store) = &mut *self.store.enter() {
-            store.roll_back();
-            self.turns.end();
-        }
-    }
-
-    fn interrupt(&self) {
-        self.interrupt.interrupt();
-    }
-
-    fn evict(&self, claim: &dyn Fn() -> bool) {
-        let mut store = self.store.enter();
-        if claim()
-            && let Some(store) = &mut *store
-        {
-            store.guard().allow_savepoints(false);
-            store.roll_back();
-            self.turns.end();
-        }
-    }
-
-    fn upkeep_due(&self) -> bool {
-        self.upkeep.load(Ordering::Relaxed)
-    }
-
-    fn upkeep(&self) {
-        self.upkeep.store(false, Ordering::Relaxed);
-        if let Some(store) = &mut *self.store.enter() {
-            // A checkpoint that fails has lost nothing: the log is still there for the next.
-            if store.checkpoint().is_ok() {
-                add(&self.counters.checkpoints, 1);
-            }
-        }
-    }
-
-    fn close(&self) {
-        self.turns.end();
-        let store = self.store.enter().take();
-        if let Some(store) = store {
-            // What fails here is the fold of the log into the file, which the next opener does.
-            let _ = store.close();
-        }
-        files::forget(self.id, &self.store);
-    }
 }

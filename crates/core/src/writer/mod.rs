@@ -19,6 +19,7 @@ mod call;
 mod commit;
 mod drain;
 mod engine;
+mod executor;
 mod files;
 mod group;
 mod histogram;
