@@ -180,10 +180,10 @@ class TurnContext:
 
 def running_task() -> asyncio.Task[Any] | None:
     """The task that runs in this thread."""
-    asyncio = sys.modules.get("asyncio")
-    if asyncio is None or asyncio._get_running_loop() is None:  # noqa: SLF001 - 20 ns
+    loaded = sys.modules.get("asyncio")
+    if loaded is None or loaded._get_running_loop() is None:  # noqa: SLF001 - 20 ns
         return None
-    return cast("asyncio.Task[Any] | None", asyncio.current_task())
+    return cast("asyncio.Task[Any] | None", loaded.current_task())
 
 
 def call_site(depth: int) -> str:

@@ -195,6 +195,8 @@ def test_forks_beside_storming_threads(path, soak):
     writer.close()
     found = landed(path)
     assert set(found.values()) == {1}
-    of_children = {(name, n) for name in ("child", "child in a transaction") for n in range(children)}
+    of_children = {
+        (name, n) for name in ("child", "child in a transaction") for n in range(children)
+    }
     assert found.keys() == {*rows, *of_children}
     wait_for(lambda: free(path), "the turn is free")

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from process_support import landed, make_database, wait_for
-from turn_parties import SAVE, Party, free, locked_by, side
+from process_support import landed, make_database
+from turn_parties import SAVE, Party, free
 from turnwise import BatchWriter, TurnLock, errors
 from writer_support import in_thread, wait_until
 
@@ -58,9 +58,8 @@ class TestSameThread:
                 lambda: writer.executemany(SAVE, [("a", 1)]),
                 lambda: writer.transaction().__enter__(),
             ):
-                with lock.turn():
-                    with refused_at_once(HERE):
-                        refused()
+                with lock.turn(), refused_at_once(HERE):
+                    refused()
             writer.execute(SAVE, ("a", 2))
         assert landed(path) == {("a", 2): 1}
 
@@ -82,12 +81,11 @@ class TestSameThread:
         assert landed(path) == {("a", 1): 1, ("a", 2): 1}
 
     def test_a_lock_in_a_transaction(self, path, lock):
-        with BatchWriter(path) as writer:
-            with writer.transaction() as tx:
-                tx.execute(SAVE, ("a", 1))
-                with refused_at_once(HERE, HERE), lock.turn():
-                    pass
-                tx.execute(SAVE, ("a", 2))
+        with BatchWriter(path) as writer, writer.transaction() as tx:
+            tx.execute(SAVE, ("a", 1))
+            with refused_at_once(HERE, HERE), lock.turn():
+                pass
+            tx.execute(SAVE, ("a", 2))
         assert len(landed(path)) == 2
 
     def test_after_an_error_in_the_block(self, lock):
@@ -136,7 +134,9 @@ class TestAnother:
     def test_task_beside_a_thread(self, lock):
         async def main():
             async with lock.turn(timeout=20):
-                ask = asyncio.create_task(asyncio.to_thread(lambda: lock.turn(timeout=20).__enter__().held))
+                ask = asyncio.create_task(
+                    asyncio.to_thread(lambda: lock.turn(timeout=20).__enter__().held)
+                )
                 await asyncio.sleep(0.1)
                 assert not ask.done()
             return await ask
@@ -186,10 +186,9 @@ class TestSameTask:
     @pytest.mark.timeout(30)
     def test_suspends_in_its_own_blocking_turn(self, lock):
         async def main():
-            with lock.turn():
-                with refused_at_once(HERE, HERE):
-                    async with lock.turn(timeout=10):
-                        pass
+            with lock.turn(), refused_at_once(HERE, HERE):
+                async with lock.turn(timeout=10):
+                    pass
 
             async def hold():
                 with lock.turn():

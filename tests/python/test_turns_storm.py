@@ -103,9 +103,7 @@ def check(path, told, others=0):
 )
 def test_nothing_is_lost_and_nobody_starves(tmp_path, soak, journal, durability):
     path = make_database(tmp_path / "a.db", journal)
-    told, stats = storm(
-        path, 8, 8, 20 if soak else 8, journal_mode=journal, durability=durability
-    )
+    told, stats = storm(path, 8, 8, 20 if soak else 8, journal_mode=journal, durability=durability)
     shares = [sum(count for count, _, _ in threads) for threads in told]
     longest = max(longest for threads in told for _, longest, _ in threads)
     print(

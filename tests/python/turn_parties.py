@@ -134,7 +134,7 @@ def _obey():
         began = time.monotonic()
         try:
             work()
-        except Exception as error:  # noqa: BLE001 - told to the test
+        except Exception as error:
             return [time.monotonic() - began, type(error).__name__, str(error)]
         return [time.monotonic() - began, None, None]
 
@@ -150,7 +150,7 @@ def _obey():
         "contextlib": contextlib,
     }
     # Not before: another user may be unable to read the interpreter's files.
-    if user := int(sys.argv[2]):
+    if (user := int(sys.argv[2])) not in {0, os.getuid()}:
         os.setgroups([])
         os.setgid(user)
         os.setuid(user)
@@ -160,14 +160,14 @@ def _obey():
         code = json.loads(line)
         try:
             try:
-                value = eval(code, known)  # noqa: S307 - the test's own code
+                value = eval(code, known)
             except SyntaxError:
-                value = exec(code, known)  # noqa: S102
+                value = exec(code, known)
             try:
                 told = json.dumps([value, None])
             except TypeError:
                 told = json.dumps([None, None])
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             told = json.dumps([None, f"{type(error).__name__}: {error}"])
         print(told, file=out)
 
