@@ -149,7 +149,7 @@ class TurnContext:
         try:
             while (turn := pending.take()) is None:
                 left = min(until - loop.time(), look)
-                # `wait_for` loses a cancellation that comes together with the result (Python < 3.12).
+                # `wait_for` loses a cancellation that comes with the result (Python < 3.12).
                 await asyncio.wait({came}, timeout=None if left == math.inf else max(0.0, left))
                 if came.done():
                     continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+import time
 from contextlib import ExitStack, closing
 
 import pytest
@@ -67,16 +68,10 @@ def storm(path, processes, threads, seconds, **options):
             party.do(f"writer = BatchWriter(path, **{options!r})")
             party.do(STORM)
         for name, party in enumerate(parties):
-            party.start(f"storm({str(name)!r}, {threads}, {party_clock() + seconds})")
+            party.start(f"storm({str(name)!r}, {threads}, {time.monotonic() + seconds})")
         told = [party.reply(seconds + 60) for party in parties]
         wait_for(lambda: free(path), "the turn is free")
     return [of for of, _ in told], [stats for _, stats in told]
-
-
-def party_clock():
-    import time
-
-    return time.monotonic()
 
 
 def check(path, told, others=0):
@@ -133,3 +128,31 @@ def test_a_writer_that_knows_nothing_of_turns_gets_in(tmp_path, soak):
     check(path, told, int(count))
     assert noticed > 0
     assert int(count) > seconds
+
+
+def test_threads_that_ask_without_end_pass_the_turn_on(tmp_path):
+    """A queue in one process that is never empty leaves the others their turns."""
+    path = make_database(tmp_path / "a.db")
+    crowd = (
+        "import threading\n"
+        "lock, counts = TurnLock(path, turn_timeout=None), []\n"
+        "def ask(until):\n"
+        " while time.monotonic() < until:\n"
+        "  with lock.turn(timeout=30): time.sleep(0.001); counts.append(1)\n"
+        "def crowd(until):\n"
+        " crew = [threading.Thread(target=ask, args=(until,)) for _ in range(4)]\n"
+        " for thread in crew: thread.start()\n"
+        " for thread in crew: thread.join()\n"
+        " return len(counts)"
+    )
+    with ExitStack() as stack:
+        parties = [stack.enter_context(Party(path)) for _ in range(3)]
+        for party in parties:
+            party.do(crowd)
+        until = time.monotonic() + 2
+        for party in parties:
+            party.start(f"crowd({until})")
+        shares = [party.reply() for party in parties]
+        wait_for(lambda: free(path), "the turn is free")
+    print(f"Jain {jain(shares):.4f}, {shares}")
+    assert jain(shares) > 0.9, shares

@@ -71,10 +71,10 @@ pub(super) fn describe(turn: &File, next: &File) -> Option<String> {
     let record = read(turn);
     // The record may be older than its holder by some milliseconds; the kernel knows for certain.
     let (pid, does) = match (holder_by_the_kernel(turn), holder_by_the_kernel(next)) {
-        (Some(Some(pid)), _) => (pid, "has had the turn"),
-        (Some(None), Some(Some(pid))) => (pid, "is next, and has not taken the turn"),
-        (Some(None), _) => return None,
-        (None, _) => (record?.pid, "has had the turn"),
+        (Locked::By(pid), _) => (pid, "has had the turn"),
+        (Locked::ByNobody, Locked::By(pid)) => (pid, "is next, and has not taken the turn"),
+        (Locked::ByNobody, _) => return None,
+        (Locked::Unknown, _) => (record?.pid, "has had the turn"),
     };
     let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     let name = match name.trim() {
@@ -86,15 +86,25 @@ pub(super) fn describe(turn: &File, next: &File) -> Option<String> {
     Some(format!("process {pid}{name} {does}{since}"))
 }
 
+/// Who has a file locked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Locked {
+    By(u32),
+    ByNobody,
+    Unknown,
+}
+
 /// The process that has the file locked, from `/proc/locks`
-/// (`12: FLOCK  ADVISORY  WRITE 4711 fd:00:789 0 EOF`), and `None` where that cannot be told.
-fn holder_by_the_kernel(file: &File) -> Option<Option<u32>> {
+/// (`12: FLOCK  ADVISORY  WRITE 4711 fd:00:789 0 EOF`).
+fn holder_by_the_kernel(file: &File) -> Locked {
     #[cfg(target_os = "linux")]
     {
         use std::os::unix::fs::MetadataExt;
-        let inode = file.metadata().ok()?.ino().to_string();
-        let locks = std::fs::read_to_string("/proc/locks").ok()?;
-        Some(locks.lines().find_map(|line| {
+        let inode = file.metadata().map(|found| found.ino().to_string());
+        let (Ok(inode), Ok(locks)) = (inode, std::fs::read_to_string("/proc/locks")) else {
+            return Locked::Unknown;
+        };
+        let holder = locks.lines().find_map(|line| {
             let mut words = line.split_whitespace().skip(1);
             if words.next() != Some("FLOCK") {
                 return None;
@@ -102,12 +112,13 @@ fn holder_by_the_kernel(file: &File) -> Option<Option<u32>> {
             let pid = words.nth(2)?;
             let at = words.next()?.rsplit(':').next()?;
             (at == inode).then(|| pid.parse().ok()).flatten()
-        }))
+        });
+        holder.map_or(Locked::ByNobody, Locked::By)
     }
     #[cfg(not(target_os = "linux"))]
     {
         let _ = file;
-        None
+        Locked::Unknown
     }
 }
 
@@ -176,9 +187,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = File::create(folder.path().join("x")).unwrap();
         if cfg!(target_os = "linux") {
-            assert_eq!(holder_by_the_kernel(&file), Some(None));
+            assert_eq!(holder_by_the_kernel(&file), Locked::ByNobody);
             file.lock().unwrap();
-            assert_eq!(holder_by_the_kernel(&file), Some(Some(std::process::id())));
+            assert_eq!(holder_by_the_kernel(&file), Locked::By(std::process::id()));
         }
     }
 }
