@@ -77,7 +77,7 @@ _HOMES = {
     "on_event": ("turnwise.events", "on_event"),
 }
 
-_MODULES = ("errors", "events", "testing", "turn", "writer")
+_MODULES = ("errors", "events", "sqlite3", "testing", "turn", "writer")
 
 
 def __getattr__(name: str) -> object:

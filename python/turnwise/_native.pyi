@@ -277,7 +277,7 @@ class NativeWriter:
         """
         Has a fault strike the file's connection.
         """
-    def _begin(self, /, timeout: SupportsFloat | SupportsIndex | None = None, site: str = "a transaction()") -> NativeTransaction:
+    def _begin(self, /, timeout: SupportsFloat | SupportsIndex | None, site: str) -> NativeTransaction:
         """
         Begins an interactive transaction.
         """

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 
 from turnwise import errors
 from turnwise._native import NativeTurnLock
+from turnwise._process import call_site
 
 if TYPE_CHECKING:
     import asyncio
@@ -148,6 +149,8 @@ class TurnContext:
         loop.add_reader(pending.fd, wake)
         try:
             while (turn := pending.take()) is None:
+                if self._lock.is_stuck() and pending.withdraw():
+                    return self._lock.fall_through()
                 left = min(until - loop.time(), look)
                 # `wait_for` loses a cancellation that comes with the result (Python < 3.12).
                 await asyncio.wait({came}, timeout=None if left == math.inf else max(0.0, left))
@@ -158,8 +161,6 @@ class TurnContext:
                     raise errors.LockTimeoutError(
                         f"database is locked: {holder}; nothing was written", sqlite_errorcode=5
                     )
-                if self._lock.is_stuck() and pending.withdraw():
-                    return self._lock.fall_through()
             return turn
         except asyncio.CancelledError:
             # The error keeps this frame alive, and with it a turn that has come.
@@ -184,9 +185,3 @@ def running_task() -> asyncio.Task[Any] | None:
     if loaded is None or loaded._get_running_loop() is None:  # noqa: SLF001 - 20 ns
         return None
     return cast("asyncio.Task[Any] | None", loaded.current_task())
-
-
-def call_site(depth: int) -> str:
-    """The file and line of a caller, ``depth`` functions above the one that asks."""
-    frame = sys._getframe(depth + 1)  # noqa: SLF001 - what traceback and logging use
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}"

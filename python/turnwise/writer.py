@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from turnwise import _process, errors, events  # noqa: F401 - see `_load_loops`
 from turnwise._futures import WriteFuture
 from turnwise._native import NativeWriter, RetryPolicy
-from turnwise.turn import call_site
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -261,7 +260,7 @@ class BatchWriter(NativeWriter):
         Commits at the end of the block, rolls back after an exception. Using the writer itself
         inside the block raises ``WriterReenteredError``.
         """
-        return _TransactionContext(self, timeout, call_site(1))
+        return _TransactionContext(self, timeout, _process.call_site(1))
 
     def stats(self) -> WriterStats:
         """Return what the file's writer has done in this process."""

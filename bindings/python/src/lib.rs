@@ -9,6 +9,7 @@ mod events;
 mod lock;
 mod policy;
 mod result;
+mod settings;
 mod testing;
 mod transaction;
 mod turn;
