@@ -148,6 +148,10 @@ class NativePending:
     """
     A request for a turn.
     """
+    def abandon(self, /) -> None:
+        """
+        Gives up the place in the line, and a turn that has come or is coming.
+        """
     @property
     def fd(self, /) -> int:
         """
@@ -246,6 +250,11 @@ class NativeTurnLock:
         """
         Lines up without blocking. The descriptor of what is returned can be read once the turn has
         come.
+        """
+    def try_acquire(self, /, site: str) -> NativeTurn | None:
+        """
+        The turn, or leave to go on without one, if nobody has it, waits for it or asks for it in
+        this thread; never blocks.
         """
     @property
     def turn_timeout(self, /) -> float | None:

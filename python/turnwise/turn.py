@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from contextlib import suppress
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 from weakref import WeakKeyDictionary
@@ -91,8 +91,11 @@ class TurnContext:
 
     def __enter__(self) -> NativeTurn:
         """Wait for the turn, in this thread."""
-        self._turn = self._lock.acquire(self._timeout, self._site)
-        return self._turn
+        self._turn = turn = self._lock.acquire(self._timeout, self._site)
+        task = running_task()
+        if task is not None and turn.held:
+            self._held.setdefault(task, {})[self._lock.path] = self._site
+        return turn
 
     def __exit__(
         self,
@@ -101,56 +104,67 @@ class TurnContext:
         traceback: TracebackType | None,
     ) -> None:
         """Give the turn back."""
+        task = running_task()
+        if task is not None:
+            self._held.get(task, {}).pop(self._lock.path, None)
         turn, self._turn = self._turn, None
         if turn is not None:
             turn.release()
 
     async def __aenter__(self) -> NativeTurn:
         """Wait for the turn, suspended."""
-        import asyncio
-
-        held = self._held.setdefault(cast("asyncio.Task[Any]", asyncio.current_task()), {})
+        held = self._held.setdefault(cast("asyncio.Task[Any]", running_task()), {})
         path = self._lock.path
         if path in held:
             raise errors.TurnReenteredError(
                 f"{self._site} asks for the turn that this task already has from {held[path]}, and "
                 "would wait for itself: end that transaction first, or write on its connection"
             )
+        # Mostly nobody has to wait, and no descriptor is needed.
+        turn = self._lock.try_acquire(self._site) or await self._line_up()
+        self._turn = turn
+        if turn.held:
+            held[path] = self._site
+        return turn
+
+    async def _line_up(self) -> NativeTurn:
         pending = self._lock.request(self._site)
         try:
-            self._turn = pending.take() or await self._wait(pending)
+            return pending.take() or await self._wait(pending)
         finally:
             os.close(pending.fd)
-        if self._turn.held:
-            held[path] = self._site
-        return self._turn
 
     async def _wait(self, pending: NativePending) -> NativeTurn:
         import asyncio
 
         loop = asyncio.get_running_loop()
-        come = asyncio.Event()
+        came: asyncio.Future[None] = loop.create_future()
         until = math.inf if self._timeout is None else loop.time() + self._timeout
-        look = self._lock.turn_timeout or math.inf
-        loop.add_reader(pending.fd, come.set)
+        look = math.inf if self._lock.turn_timeout is None else self._lock.turn_timeout
+
+        def wake() -> None:
+            loop.remove_reader(pending.fd)
+            came.set_result(None)
+
+        loop.add_reader(pending.fd, wake)
         try:
             while (turn := pending.take()) is None:
                 if self._lock.is_stuck() and pending.withdraw():
                     return self._lock.fall_through()
                 left = min(until - loop.time(), look)
-                with suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(come.wait(), None if left == math.inf else left)
-                if come.is_set():
+                # `wait_for` loses a cancellation that comes with the result (Python < 3.12).
+                await asyncio.wait({came}, timeout=None if left == math.inf else max(0.0, left))
+                if came.done():
                     continue
                 if loop.time() >= until and pending.withdraw():
-                    holder = self._lock.holder or "another process has the turn"
+                    holder = self._lock.holder or "another process has had the turn"
                     raise errors.LockTimeoutError(
                         f"database is locked: {holder}; nothing was written", sqlite_errorcode=5
                     )
             return turn
         except asyncio.CancelledError:
-            # What comes now goes to the next in line when `pending` is gone.
-            pending.withdraw()
+            # The error keeps this frame alive, and with it a turn that has come.
+            pending.abandon()
             raise
         finally:
             loop.remove_reader(pending.fd)
@@ -162,8 +176,12 @@ class TurnContext:
         traceback: TracebackType | None,
     ) -> None:
         """Give the turn back."""
-        import asyncio
-
-        task = cast("asyncio.Task[Any]", asyncio.current_task())
-        self._held.get(task, {}).pop(self._lock.path, None)
         self.__exit__(kind, error, traceback)
+
+
+def running_task() -> asyncio.Task[Any] | None:
+    """The task that runs in this thread."""
+    loaded = sys.modules.get("asyncio")
+    if loaded is None or loaded._get_running_loop() is None:  # noqa: SLF001 - 20 ns
+        return None
+    return cast("asyncio.Task[Any] | None", loaded.current_task())

@@ -1,5 +1,6 @@
 //! The turn lock by itself, for writers on other connections than ours.
 
+use std::net::Shutdown;
 use std::os::fd::IntoRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
@@ -51,18 +52,32 @@ impl NativeTurnLock {
         Ok(NativeTurn::new(taken.map_err(to_py_err)?))
     }
 
+    /// The turn, or leave to go on without one, if nobody has it, waits for it or asks for it in
+    /// this thread; never blocks.
+    fn try_acquire(&self, site: &str) -> PyResult<Option<NativeTurn>> {
+        let turn = match self.lock.try_acquire_at(Site::Text(site.into())) {
+            Err(error) if error.kind() == ErrorKind::TurnReentered => None,
+            other => other.map_err(to_py_err)?,
+        };
+        Ok(turn.map(NativeTurn::new))
+    }
+
     /// Lines up without blocking. The descriptor of what is returned can be read once the turn has
     /// come.
     fn request(&self, site: &str) -> PyResult<NativePending> {
         let (ours, theirs) = UnixStream::pair().map_err(|error| {
             refuse(ErrorKind::OutOfMemory, format!("no descriptors for a wait: {error}"))
         })?;
-        let slot = Arc::new(Mutex::new(None));
+        let slot = Arc::new(Mutex::new(Slot::default()));
         let shared = Arc::clone(&slot);
         let wait = self.lock.request(Site::Text(site.into()), move |turn| {
-            *lock(&shared) = Some(turn);
-            // Its end is what the reader sees.
-            drop(ours);
+            let mut slot = lock(&shared);
+            // Else it is given back, outside the lock.
+            let surplus = if slot.abandoned { Some(turn) } else { slot.turn.replace(turn) };
+            drop(slot);
+            drop(surplus);
+            // Its end is what the reader sees, even while a child of fork has a copy.
+            let _ = ours.shutdown(Shutdown::Both);
         });
         Ok(NativePending { wait: wait.map_err(to_py_err)?, slot, fd: theirs.into_raw_fd() })
     }
@@ -144,11 +159,18 @@ impl NativeTurn {
     }
 }
 
+#[derive(Default)]
+struct Slot {
+    turn: Option<Turn>,
+    /// Nobody will take what comes.
+    abandoned: bool,
+}
+
 /// A request for a turn.
 #[pyclass(frozen, module = "turnwise._native")]
 pub(crate) struct NativePending {
     wait: Pending,
-    slot: Arc<Mutex<Option<Turn>>>,
+    slot: Arc<Mutex<Slot>>,
     /// Python owns it.
     fd: i32,
 }
@@ -163,11 +185,21 @@ impl NativePending {
 
     /// The turn, if it has come.
     fn take(&self) -> Option<NativeTurn> {
-        lock(&self.slot).take().map(NativeTurn::new)
+        lock(&self.slot).turn.take().map(NativeTurn::new)
     }
 
     /// Takes the request back. `False`: the turn has come, or is coming.
     fn withdraw(&self) -> bool {
         self.wait.withdraw()
+    }
+
+    /// Gives up the place in the line, and a turn that has come or is coming.
+    fn abandon(&self) {
+        self.wait.withdraw();
+        let mut slot = lock(&self.slot);
+        slot.abandoned = true;
+        let turn = slot.turn.take();
+        drop(slot);
+        drop(turn);
     }
 }

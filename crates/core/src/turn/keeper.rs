@@ -24,7 +24,8 @@ impl<L: SideLock> TurnQueue<L> {
                 continue;
             }
             if state.side != Side::Asked {
-                if state.closing {
+                if state.users == 0 {
+                    state.keeper = false;
                     return;
                 }
                 self.work.wait(&mut state);

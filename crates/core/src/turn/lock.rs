@@ -51,6 +51,9 @@ impl fmt::Debug for TurnOptions<'_> {
     }
 }
 
+/// Links that are followed to a database that is not there yet; Linux follows as many.
+const LINKS: usize = 40;
+
 /// The turn lock of one database.
 ///
 /// ```
@@ -89,7 +92,18 @@ impl TurnLock {
 
     /// As [`open`](Self::open), for a database that may not be there yet.
     pub(crate) fn of_database(path: &Path) -> Result<Self> {
-        Self::of_resolved(std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()))
+        let mut database = path.to_owned();
+        for _ in 0..LINKS {
+            match std::fs::canonicalize(&database) {
+                Ok(resolved) => return Self::of_resolved(resolved),
+                // SQLite makes the file that the link leads to, where others will look for it.
+                Err(_) => match std::fs::read_link(&database) {
+                    Ok(target) => database = beside(&database, &target),
+                    Err(_) => break,
+                },
+            }
+        }
+        Self::of_resolved(resolved_folder(database))
     }
 
     fn of_resolved(database: PathBuf) -> Result<Self> {
@@ -317,5 +331,18 @@ impl Pending {
             (Some(shared), Some(id)) => shared.0.withdraw(id),
             _ => false,
         }
+    }
+}
+
+/// What a link at `link` leads to.
+fn beside(link: &Path, target: &Path) -> PathBuf {
+    link.parent().map_or_else(|| target.to_owned(), |folder| folder.join(target))
+}
+
+fn resolved_folder(path: PathBuf) -> PathBuf {
+    let resolved = path.parent().and_then(|folder| std::fs::canonicalize(folder).ok());
+    match (resolved, path.file_name()) {
+        (Some(folder), Some(name)) => folder.join(name),
+        _ => path,
     }
 }

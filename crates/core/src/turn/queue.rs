@@ -65,7 +65,7 @@ impl<L: SideLock> TurnQueue<L> {
                 next: 1,
                 moved: now(),
                 keeper: false,
-                closing: false,
+                users: 0,
                 waits: 0,
                 hand_offs: 0,
                 fall_throughs: 0,
@@ -238,9 +238,14 @@ impl<L: SideLock> TurnQueue<L> {
         }
     }
 
-    /// The last handle is gone: the keeper ends.
+    /// One user more.
+    pub(super) fn open(&self) {
+        self.state.lock().users += 1;
+    }
+
+    /// One user less.
     pub(super) fn close(&self) {
-        self.state.lock().closing = true;
+        self.state.lock().users -= 1;
         self.work.notify_one();
     }
 

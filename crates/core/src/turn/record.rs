@@ -27,10 +27,15 @@ impl Record {
         Self { pid: std::process::id(), since: nanoseconds_since_1970() }
     }
 
-    /// The time since it was written; none where the clock was set back.
-    pub(super) fn age(&self) -> Duration {
-        Duration::from_nanos(nanoseconds_since_1970().saturating_sub(self.since))
+    /// The time since it was written; `None` for one of the future, when the clock was set back.
+    pub(super) fn age(&self) -> Option<Duration> {
+        age(self.since)
     }
+}
+
+/// The time since then; `None` for the future.
+pub(super) fn age(since: u64) -> Option<Duration> {
+    nanoseconds_since_1970().checked_sub(since).map(Duration::from_nanos)
 }
 
 pub(super) fn write(file: &File, record: Record) {
@@ -61,32 +66,45 @@ pub(super) fn outsider(file: &File) -> u64 {
     line.and_then(|line| parse(line.strip_prefix("outsider ")?)).unwrap_or(0)
 }
 
-/// The holder in words.
-pub(super) fn describe(file: &File) -> Option<String> {
-    let record = read(file);
+/// Who has the turn, or is next and does not take it, in words.
+pub(super) fn describe(turn: &File, next: &File) -> Option<String> {
+    let record = read(turn);
     // The record may be older than its holder by some milliseconds; the kernel knows for certain.
-    let pid = holder_by_the_kernel(file).or(record.map(|record| record.pid))?;
+    let (pid, does) = match (holder_by_the_kernel(turn), holder_by_the_kernel(next)) {
+        (Locked::By(pid), _) => (pid, "has had the turn"),
+        (Locked::ByNobody, Locked::By(pid)) => (pid, "is next, and has not taken the turn"),
+        (Locked::ByNobody, _) => return None,
+        (Locked::Unknown, _) => (record?.pid, "has had the turn"),
+    };
     let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     let name = match name.trim() {
         "" => String::new(),
         name => format!(" ({name})"),
     };
-    let since = match record.filter(|record| record.pid == pid) {
-        Some(record) => format!(" since {:.1} s", record.age().as_secs_f64()),
-        None => String::new(),
-    };
-    Some(format!("process {pid}{name} has had the turn{since}"))
+    let since = record.filter(|record| record.pid == pid).and_then(|record| record.age());
+    let since = since.map(|age| format!(" since {:.1} s", age.as_secs_f64())).unwrap_or_default();
+    Some(format!("process {pid}{name} {does}{since}"))
+}
+
+/// Who has a file locked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Locked {
+    By(u32),
+    ByNobody,
+    Unknown,
 }
 
 /// The process that has the file locked, from `/proc/locks`
 /// (`12: FLOCK  ADVISORY  WRITE 4711 fd:00:789 0 EOF`).
-fn holder_by_the_kernel(file: &File) -> Option<u32> {
+fn holder_by_the_kernel(file: &File) -> Locked {
     #[cfg(target_os = "linux")]
     {
         use std::os::unix::fs::MetadataExt;
-        let inode = file.metadata().ok()?.ino().to_string();
-        let locks = std::fs::read_to_string("/proc/locks").ok()?;
-        locks.lines().find_map(|line| {
+        let inode = file.metadata().map(|found| found.ino().to_string());
+        let (Ok(inode), Ok(locks)) = (inode, std::fs::read_to_string("/proc/locks")) else {
+            return Locked::Unknown;
+        };
+        let holder = locks.lines().find_map(|line| {
             let mut words = line.split_whitespace().skip(1);
             if words.next() != Some("FLOCK") {
                 return None;
@@ -94,12 +112,13 @@ fn holder_by_the_kernel(file: &File) -> Option<u32> {
             let pid = words.nth(2)?;
             let at = words.next()?.rsplit(':').next()?;
             (at == inode).then(|| pid.parse().ok()).flatten()
-        })
+        });
+        holder.map_or(Locked::ByNobody, Locked::By)
     }
     #[cfg(not(target_os = "linux"))]
     {
         let _ = file;
-        None
+        Locked::Unknown
     }
 }
 
@@ -167,10 +186,10 @@ mod tests {
     fn the_kernel_names_the_holder() {
         let folder = tempfile::tempdir().unwrap();
         let file = File::create(folder.path().join("x")).unwrap();
-        assert_eq!(holder_by_the_kernel(&file), None);
-        file.lock().unwrap();
         if cfg!(target_os = "linux") {
-            assert_eq!(holder_by_the_kernel(&file), Some(std::process::id()));
+            assert_eq!(holder_by_the_kernel(&file), Locked::ByNobody);
+            file.lock().unwrap();
+            assert_eq!(holder_by_the_kernel(&file), Locked::By(std::process::id()));
         }
     }
 }

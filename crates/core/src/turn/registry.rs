@@ -18,13 +18,22 @@ pub(super) type Queue = TurnQueue<SideFiles>;
 #[derive(Debug)]
 pub(super) struct Shared(pub(super) Arc<Queue>);
 
+impl Shared {
+    fn new(queue: Arc<Queue>) -> Arc<Self> {
+        queue.open();
+        Arc::new(Self(queue))
+    }
+}
+
 impl Drop for Shared {
     fn drop(&mut self) {
         self.0.close();
     }
 }
 
-type Known = HashMap<PathBuf, Weak<Shared>>;
+/// The queue too: its keeper may wait in the kernel for long after its last user has gone, and two
+/// of a process would wait in line.
+type Known = HashMap<PathBuf, (Weak<Shared>, Weak<Queue>)>;
 
 static QUEUES: LazyLock<Arc<Queues>> = LazyLock::new(Arc::default);
 
@@ -43,16 +52,25 @@ pub(super) fn open(database: &Path) -> Result<Arc<Shared>> {
         fork::register(Arc::downgrade(&queues))?;
     }
     let mut known = lock();
-    if let Some(shared) = known.get(database).and_then(Weak::upgrade) {
-        return Ok(shared);
-    }
-    known.retain(|_, queue| queue.strong_count() > 0);
-    let queue = TurnQueue::new(SideFiles::new(database), |queue| {
-        let keeper = std::thread::Builder::new().name("turnwise-keeper".into());
-        keeper.spawn(move || queue.keep()).is_ok()
+    let queue = match known.get(database) {
+        Some((shared, queue)) => {
+            if let Some(shared) = shared.upgrade() {
+                return Ok(shared);
+            }
+            queue.upgrade()
+        }
+        None => None,
+    };
+    known.retain(|_, (_, queue)| queue.strong_count() > 0);
+    let queue = queue.unwrap_or_else(|| {
+        TurnQueue::new(SideFiles::new(database), |queue| {
+            let keeper = std::thread::Builder::new().name("turnwise-keeper".into());
+            keeper.spawn(move || queue.keep()).is_ok()
+        })
     });
-    let shared = Arc::new(Shared(queue));
-    known.insert(database.to_owned(), Arc::downgrade(&shared));
+    let shared = Shared::new(queue);
+    let known_as = (Arc::downgrade(&shared), Arc::downgrade(&shared.0));
+    known.insert(database.to_owned(), known_as);
     Ok(shared)
 }
 

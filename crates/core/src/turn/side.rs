@@ -227,12 +227,12 @@ impl SideLock for SideFiles {
 
     fn stood_still(&self) -> Option<Duration> {
         let files = self.files(&mut self.inner.lock()).ok()?;
-        record::read(&files.turn).map(|record| record.age())
+        record::read(&files.turn)?.age()
     }
 
     fn describe_holder(&self) -> Option<String> {
         let files = self.files(&mut self.inner.lock()).ok()?;
-        record::describe(&files.turn)
+        record::describe(&files.turn, &files.next)
     }
 
     fn note_outsider(&self) {
@@ -248,7 +248,7 @@ impl SideLock for SideFiles {
     fn outsider_seen(&self) -> Option<Duration> {
         match self.outsider.load(Ordering::Relaxed) {
             0 => None,
-            seen => Some(Duration::from_nanos(nanoseconds_since_1970().saturating_sub(seen))),
+            seen => record::age(seen),
         }
     }
 }

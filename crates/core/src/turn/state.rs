@@ -58,7 +58,8 @@ pub(super) struct State {
     /// When the turn last came to this process or went round in it.
     pub(super) moved: Instant,
     pub(super) keeper: bool,
-    pub(super) closing: bool,
+    /// Who has the queue open; the keeper ends without them.
+    pub(super) users: usize,
     pub(super) waits: u64,
     pub(super) hand_offs: u64,
     pub(super) fall_throughs: u64,

@@ -9,6 +9,18 @@ use super::unit::Job;
 use crate::error::{Error, ErrorKind, ErrorState, Result};
 use crate::handoff::{Admission, Patience};
 use crate::sqlite::Durability;
+use crate::turn::Site;
+
+impl Engine {
+    /// Fails for a thread that has the turn which the queued writes wait for.
+    pub(super) fn check_drain(&self) -> Result<()> {
+        let (rows, _) = self.handoff.lock().load();
+        if rows == 0 {
+            return Ok(());
+        }
+        self.turns.check_reentry(&Site::Ours("a batch writer's flush in this thread"))
+    }
+}
 
 /// Returns once everything that was accepted before is committed or has failed.
 pub(super) fn drain(engine: &Arc<Engine>, patience: &Patience<'_>) -> Result<()> {

@@ -214,8 +214,10 @@ impl BatchWriter {
     /// # Errors
     ///
     /// [`ErrorKind::WriteTimeout`] at the deadline; the writes go on all the same.
+    /// [`ErrorKind::TurnReentered`] in a thread that has the turn they wait for.
     pub fn flush(&self, call: &Call<'_>) -> Result<()> {
         let engine = self.engine(call)?;
+        engine.check_drain()?;
         drain::drain(engine, &self.patience(call))
     }
 
@@ -225,12 +227,14 @@ impl BatchWriter {
     ///
     /// [`ErrorKind::WriterReentered`] inside a transaction of this thread;
     /// [`ErrorKind::WriteTimeout`] at the deadline: what is queued goes on being tried.
+    /// [`ErrorKind::TurnReentered`] in a thread that has the turn which queued writes wait for.
     pub fn close(&self, call: &Call<'_>) -> Result<()> {
         let Some(bound) = self.bound() else {
             self.closed.store(true, Ordering::Release);
             return Ok(());
         };
         bound.handoff.check_reentry()?;
+        bound.check_drain()?;
         if self.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
         }

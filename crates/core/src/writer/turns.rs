@@ -132,7 +132,7 @@ impl Turns {
 
     /// Who has the turn, in words, where it is not this writer.
     pub(super) fn holder(&self) -> Option<String> {
-        if self.slot.lock().turn.is_some() {
+        if self.slot.lock().turn.as_ref().is_some_and(Turn::is_held) {
             return None;
         }
         self.lock.as_ref()?.describe_holder()
