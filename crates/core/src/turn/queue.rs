@@ -171,7 +171,8 @@ impl<L: SideLock> TurnQueue<L> {
 
     /// Takes a request back. `false`: its `then` has the grant, or is about to.
     pub(super) fn withdraw(&self, id: u64) -> bool {
-        self.state.lock().leave(id)
+        let left = self.state.lock().leave(id);
+        left.is_some()
     }
 
     /// Whether the turn has stood still for `stuck`: who waits may go on without it.
