@@ -162,6 +162,7 @@ impl<L: SideLock> TurnQueue<L> {
             return None;
         }
         if !self.have_keeper(&mut state) {
+            state.fall_throughs += 1;
             drop(state);
             then(Grant::Without);
             return None;
