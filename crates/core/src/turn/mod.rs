@@ -18,6 +18,8 @@ mod claim;
 mod keeper;
 #[cfg(feature = "sqlite")]
 mod lock;
+#[cfg(all(test, shuttle))]
+mod model;
 mod passing;
 mod queue;
 #[cfg(feature = "sqlite")]
