@@ -30,6 +30,8 @@ mod share;
 #[cfg(feature = "sqlite")]
 mod side;
 mod state;
+#[cfg(all(test, not(shuttle)))]
+mod tests;
 
 pub use claim::{Site, TurnStats};
 #[cfg(feature = "sqlite")]

@@ -43,4 +43,17 @@ mod tests {
     fn a_long_turn_does_not_stop_everybody_for_long() {
         assert_eq!(gap(Duration::from_secs(2), Duration::from_secs(60)), Some(LONGEST));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn a_gap_is_its_share_of_the_time(ago in 0..5_000_u64, held in 1..60_000_000_u64) {
+            let held = Duration::from_micros(held);
+            let found = gap(Duration::from_millis(ago), held).unwrap_or_default();
+            let share = found.as_secs_f64() / (found + held).as_secs_f64();
+            let percent = match ago { 0..200 => 0.05, 200..1_000 => 0.10, _ => 0.25 };
+            proptest::prop_assert!(found <= LONGEST);
+            proptest::prop_assert!(share < percent + 1e-6, "{share}");
+            proptest::prop_assert!(found == LONGEST || share > percent - 1e-3, "{share}");
+        }
+    }
 }
