@@ -109,13 +109,14 @@ fn a_thread_that_asks_again_is_told_both_places() {
 }
 
 #[test]
-fn a_turn_of_nobody_can_be_asked_for_again_and_handed_to_a_thread() {
+fn a_turn_goes_by_its_number_to_another_claimant() {
     let (queue, _) = queue();
     let Some(turn @ Grant::Held(id)) = queue.try_acquire(&nobodys()).unwrap() else {
         panic!("it was free");
     };
     assert!(!queue.claimed.load(Ordering::Relaxed));
     assert_eq!(queue.try_acquire(&claim_of_this_thread(HERE)).unwrap(), None);
+    queue.release(Grant::Held(id + 1));
     queue.hand_to(id + 1, claim_of_this_thread(HERE));
     assert!(queue.check_reentry(&claim_of_this_thread(THERE)).is_ok());
     queue.hand_to(id, claim_of_this_thread(HERE));
