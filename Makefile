@@ -20,7 +20,7 @@ export PYO3_PYTHON := $(PY)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo bench picture test test-pure test-threads test-private-copy test-shuttle test-python \
+.PHONY: help demo bench bench-turns picture test test-pure test-threads test-private-copy test-shuttle test-python \
 	test-docs test-packages check soak stubs format wheel clean
 
 help: ## Show this list
@@ -31,6 +31,9 @@ demo: $(VENV)/.native ## Run the story on a real SQLite file (ARGS="--seed 7" ad
 
 bench: $(VENV)/.benches ## Measure beside peers; writes benches/results/ (ARGS=--quick: smoke run)
 	$(PY) benches/python/run.py $(ARGS)
+
+bench-turns: $(VENV)/.benches ## The same for processes that share a file; about 20 minutes
+	$(PY) benches/python/run.py --only turns $(ARGS)
 
 picture: $(VENV)/.native ## Draw docs/story.svg from the newest results
 	$(PY) benches/python/picture.py $(ARGS)

@@ -5,52 +5,15 @@ A figure is a ratio, taken within each round, and the median of the rounds.
 
 from __future__ import annotations
 
-import statistics
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from goal import Goal
+from turn_goals import TURN_GOALS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-Parts = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Goal:
-    """One figure, and the bound that it should keep; `None` for a figure that is only told."""
-
-    key: str
-    what: str
-    part: str
-    figures: Callable[[Parts], list[float]]
-    at_least: float | None = None
-    at_most: float | None = None
-    unit: str = "x"
-    worst: bool = False
-    """Whether the figure is the highest of the rounds, not their median."""
-
-    def judge(self, parts: Parts) -> dict[str, Any]:
-        """The figure, and by how much the goal is missed."""
-        rounds = self.figures(parts)
-        figure = max(rounds) if self.worst else statistics.median(rounds)
-        bound = self.at_most if self.at_least is None else self.at_least
-        if bound is None:
-            met, missed_by = None, None
-        elif self.at_least is not None:
-            met, missed_by = figure >= bound, 1 - figure / bound
-        else:
-            met, missed_by = figure <= bound, figure / bound - 1
-        return {
-            "key": self.key,
-            "what": self.what,
-            "figure": figure,
-            "unit": self.unit,
-            "at_least": self.at_least,
-            "at_most": self.at_most,
-            "met": met,
-            "missed_by": None if met is not False else missed_by,
-            "rounds": rounds,
-        }
+    from goal import Parts
 
 
 def rust(measure: str) -> Callable[[Parts], list[float]]:
@@ -222,6 +185,7 @@ GOALS = (
             ("python", "a thread keeps the GIL busy"),
         )
     ),
+    *TURN_GOALS,
 )
 
 

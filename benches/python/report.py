@@ -7,6 +7,9 @@ import re
 import statistics
 from typing import TYPE_CHECKING, Any
 
+import turn_report
+from table import short, table
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
@@ -48,6 +51,9 @@ def as_text(results: Results, why: dict[str, str], raw_name: str) -> str:
             lines += [f"## {title}", "", *_sides(parts[part]["measures"]), ""]
     if "loop" in parts:
         lines += [*_loop(parts["loop"]), ""]
+    for part in ("turns", "outsider"):
+        if part in parts:
+            lines += turn_report.as_lines(parts[part])
     return "\n".join(lines)
 
 
@@ -68,21 +74,27 @@ def _goals(goals: Iterable[Results], why: dict[str, str]) -> Iterator[str]:
         unit = goal["unit"]
         bound = ""
         if goal["at_least"] is not None:
-            bound = f">= {_short(goal['at_least'])}"
+            bound = f">= {short(goal['at_least'])}"
         elif goal["at_most"] is not None:
-            bound = f"<= {_short(goal['at_most'])}"
-        met = {None: "", True: "met", False: f"missed by {(goal['missed_by'] or 0):.0%}"}[
-            goal["met"]
-        ]
-        spread = f"{_short(min(goal['rounds']))} to {_short(max(goal['rounds']))}"
+            bound = f"<= {short(goal['at_most'])}"
+        met = {None: "", True: "met", False: f"missed by {_missed_by(goal)}"}[goal["met"]]
         what = f"{goal['what']} (`{goal['key']}`)"
-        rows.append((f"{_short(goal['figure'])} {unit}", bound, met, what, spread))
+        if goal["figure"] is None:
+            rows.append(("not measured", bound, "", what, ""))
+            continue
+        spread = f"{short(min(goal['rounds']))} to {short(max(goal['rounds']))}"
+        rows.append((f"{short(goal['figure'])} {unit}".rstrip(), bound, met, what, spread))
         if goal["met"] is False:
             notes.append(f"- `{goal['key']}` is missed: {why.get(goal['key'], 'no reason given')}")
-    yield from _table(rows)
+    yield from table(rows)
     if notes:
         yield ""
         yield from notes
+
+
+def _missed_by(goal: Results) -> str:
+    missed = goal["missed_by"] or 0
+    return short(missed) if goal["at_most"] == 0 else f"{missed:.0%}"
 
 
 def _story(story: Results) -> list[str]:
@@ -103,15 +115,15 @@ def _story(story: Results) -> list[str]:
             rows.append(
                 (
                     one["label"] + (f" (cut {cut} times)" if cut else ""),
-                    _short(statistics.median(seconds)),
-                    _short(min(seconds)),
-                    _short(max(seconds)),
+                    short(statistics.median(seconds)),
+                    short(min(seconds)),
+                    short(max(seconds)),
                     _range(landed) + f" of {size}",
                     _range(sorted(side["transactions"] for side in sides)),
-                    *map(_short, waits),
+                    *map(short, waits),
                 )
             )
-        lines += [f"## {story['threads']} threads, {size} saves", "", *_table(rows), ""]
+        lines += [f"## {story['threads']} threads, {size} saves", "", *table(rows), ""]
     return lines
 
 
@@ -121,8 +133,8 @@ def _sides(measures: Results) -> Iterator[str]:
         names = list(measure["rounds"][0])
         rows = rows or [("measure", "unit", *names)]
         medians = [statistics.median(one[side] for one in measure["rounds"]) for side in names]
-        rows.append((name, measure["unit"], *map(_short, medians)))
-    yield from _table(rows)
+        rows.append((name, measure["unit"], *map(short, medians)))
+    yield from table(rows)
 
 
 def _loop(part: Results) -> Iterator[str]:
@@ -144,31 +156,17 @@ def _loop(part: Results) -> Iterator[str]:
             (
                 name.replace("_", ", "),
                 str(sum(one["steps"] for one in rounds)),
-                _short(statistics.median(one["p50"] for one in blocked)),
-                _short(statistics.median(one["p99"] for one in blocked)),
-                _short(max(one["max"] for one in blocked)),
+                short(statistics.median(one["p50"] for one in blocked)),
+                short(statistics.median(one["p99"] for one in blocked)),
+                short(max(one["max"] for one in blocked)),
                 str(sum(one["steps_blocked_over_1_ms"] for one in rounds)),
                 str(sum(one["steps_that_slept"] for one in rounds)),
-                _short(statistics.median(one["p99"] for one in wall)),
-                _short(max(one["max"] for one in wall)),
+                short(statistics.median(one["p99"] for one in wall)),
+                short(max(one["max"] for one in wall)),
             )
         )
-    yield from _table(rows)
-
-
-def _table(rows: list[tuple[str, ...]]) -> Iterator[str]:
-    head, *body = rows
-    yield f"| {' | '.join(head)} |"
-    yield f"|{'---|' * len(head)}"
-    yield from (f"| {' | '.join(row)} |" for row in body)
+    yield from table(rows)
 
 
 def _range(values: list[int]) -> str:
     return str(values[0]) if values[0] == values[-1] else f"{values[0]} to {values[-1]}"
-
-
-def _short(value: float) -> str:
-    """Three digits that mean something."""
-    if value >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:.3g}"

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from dataclasses import replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import Any
 
 import goals
 import report
+import turns
 from sides import SIDES, THREADS
 from turnwise.cli.machine import MEMORY_FILE_SYSTEMS, file_system, machine
 
@@ -35,6 +37,7 @@ QUICK_SIZES = {"story": 288, "ten_stories": 576}
 TIME_LIMIT = 120.0
 QUICK_TIME_LIMIT = 1.0
 ROUNDS = 7
+MEMORY = "/dev/shm"  # noqa: S108 - each run makes a folder of its own there
 
 
 def main() -> int:
@@ -42,8 +45,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--quick", action="store_true", help="a smoke run of some seconds")
     parser.add_argument("--only", choices=list(PARTS), help="one part")
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--rounds", type=int, help=f"default: {ROUNDS}, turns: {turns.FULL.rounds}")
     parser.add_argument("--dir", type=Path, default=ROOT / "target" / "benches", help="on a disk")
+    parser.add_argument("--seconds", type=float, default=600.0, help="of each load of outsider")
+    parser.add_argument("--memory", default=MEMORY, help="for the simulated disk of turns")
     parser.add_argument("--results", type=Path, help="where to write; default: benches/results")
     parser.add_argument("--page", type=Path, metavar="JSON", help="only write its page anew")
     wanted = parser.parse_args()
@@ -53,6 +58,8 @@ def main() -> int:
     warnings.simplefilter("ignore", RuntimeWarning)
     if wanted.results is None:
         wanted.results = ROOT / ("target/benches-quick" if wanted.quick else "benches/results")
+    if wanted.rounds is None:
+        wanted.rounds = turns.FULL.rounds if wanted.only in APART else ROUNDS
     if wanted.quick:
         wanted.rounds = 1
     wanted.dir.mkdir(parents=True, exist_ok=True)
@@ -64,14 +71,18 @@ def main() -> int:
         raw, page = report.write(measure(wanted, name), wanted.results)
     print(page.read_text(encoding="utf-8"))
     print(f"written: {raw}\nwritten: {page}")
-    return 0
+    parts = json.loads(raw.read_text(encoding="utf-8"))["parts"]
+    wrong = [line for name in APART & parts.keys() for line in turns.wrong(parts[name])]
+    for line in wrong:
+        print(f"THE FILE DOES NOT HOLD WHAT WAS ACKNOWLEDGED: {line}", file=sys.stderr)
+    return 1 if wrong else 0
 
 
 def measure(wanted: argparse.Namespace, folder: str) -> dict[str, Any]:
     """All results, ready for JSON."""
     load = os.getloadavg()[0]
     about = machine(folder) | {"processor": processor()}
-    names = [wanted.only] if wanted.only else list(PARTS)
+    names = [wanted.only] if wanted.only else [name for name in PARTS if name not in APART]
     parts = {name: PARTS[name](wanted, folder) for name in names}
     return {
         "date": datetime.now(timezone.utc).date().isoformat(),
@@ -129,7 +140,34 @@ def rust(wanted: argparse.Namespace, folder: str) -> dict[str, Any]:
     return run([str(RUST), "all", folder, *options])
 
 
-PARTS = {"story": story, "alone": alone, "loop": loop, "rust": rust}
+def across(wanted: argparse.Namespace, folder: str) -> dict[str, Any]:
+    """Processes that write one file."""
+    return turns.measure(plan(wanted), folder, wanted.memory, say)
+
+
+def outsider(wanted: argparse.Namespace, folder: str) -> dict[str, Any]:
+    """A writer that knows nothing of turnwise beside them, for long."""
+    one = plan(wanted)
+    if not wanted.quick:
+        one = replace(one, rounds=1, outsider_window=wanted.seconds)
+    return turns.outsiders(one, folder, wanted.memory, say)
+
+
+def plan(wanted: argparse.Namespace) -> turns.Plan:
+    """How much is measured of processes that write one file."""
+    return turns.QUICK if wanted.quick else replace(turns.FULL, rounds=wanted.rounds)
+
+
+PARTS = {
+    "story": story,
+    "alone": alone,
+    "loop": loop,
+    "rust": rust,
+    "turns": across,
+    "outsider": outsider,
+}
+APART = {"turns", "outsider"}
+"""Parts that run only when they are named."""
 
 
 def child(script: str, *arguments: object) -> dict[str, Any]:

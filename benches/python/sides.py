@@ -9,118 +9,54 @@ from __future__ import annotations
 import json
 import sqlite3
 import sys
-import time
 import warnings
 from contextlib import closing
 from functools import partial
-from typing import TYPE_CHECKING
 
+import peers
 from turnwise.cli.story import (
     JITTER,
-    SAVE,
     SCHEMA,
-    SaveFailedError,
     Side,
-    SideCutError,
     Threads,
     finish,
     run_batched,
     run_by_hand,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 THREADS = 58
-TIMEOUT = 5.0
 
 
 def run_with_timeout(path: str, side: Side, threads: Threads) -> None:
-    """`sqlite3` as its documentation shows it: a connection with the default 5 s, commit."""
+    """Each thread with a connection of `sqlite3`."""
     side.sqlite_version = sqlite3.sqlite_version
-
-    def connect(worker: int) -> tuple[Callable[[int, str], None], Callable[[], None]]:
-        connection = sqlite3.connect(path, timeout=TIMEOUT)
-        connection.execute("PRAGMA synchronous = FULL")
-
-        def save(topic: int, title: str) -> None:
-            try:
-                with connection:
-                    connection.execute(SAVE, (topic, title))
-            except sqlite3.OperationalError as error:
-                raise SaveFailedError(str(error)) from error
-
-        return save, connection.close
-
     # The last connection to close folds the log into the file; while this one is open none is.
     with closing(sqlite3.connect(path)) as keeper:
         keeper.execute("SELECT count(*) FROM topic").fetchone()
-        threads.run(connect)
+        threads.run(lambda worker: peers.with_timeout(path, "FULL"))
     side.transactions = len(threads.acknowledged)
 
 
 def run_constant_handler(path: str, side: Side, threads: Threads) -> None:
-    """A busy handler that sleeps 1 ms each time, for up to 5 s: what Rails 8 does."""
+    """Each thread with a busy handler that sleeps 1 ms."""
     import apsw
 
     side.sqlite_version = apsw.sqlite_lib_version()
-
-    def connect(worker: int) -> tuple[Callable[[int, str], None], Callable[[], None]]:
-        connection = apsw.Connection(path)
-        connection.set_busy_timeout(30_000)
-        connection.execute("PRAGMA synchronous = FULL")
-        waits_since = 0.0
-
-        def wait(prior_calls: int) -> bool:
-            nonlocal waits_since
-            if prior_calls == 0:
-                waits_since = time.monotonic()
-            time.sleep(0.001)
-            return time.monotonic() - waits_since < TIMEOUT
-
-        connection.set_busy_handler(wait)
-
-        def save(topic: int, title: str) -> None:
-            try:
-                connection.execute(SAVE, (topic, title))
-            except apsw.BusyError as error:
-                raise SaveFailedError(str(error)) from error
-
-        return save, connection.close
-
     # Not Python's sqlite3: a second copy of SQLite in the process would break these locks.
     with closing(apsw.Connection(path)) as keeper:
         keeper.execute("SELECT count(*) FROM topic").fetchall()
-        threads.run(connect)
+        threads.run(lambda worker: peers.with_constant_handler(path, "FULL"))
     side.transactions = len(threads.acknowledged)
 
 
 def run_peewee(path: str, side: Side, threads: Threads) -> None:
-    """Peewee's queue: one writer thread; each save waits for its result. Raw SQL, no model."""
-    from peewee import PeeweeException
-    from playhouse.sqliteq import ResultTimeout, SqliteQueueDatabase
-
+    """All threads with one queue of peewee's."""
     side.sqlite_version = sqlite3.sqlite_version
-    database = SqliteQueueDatabase(
-        path, pragmas={"journal_mode": "wal", "synchronous": "full"}, results_timeout=30
-    )
-
-    def save(topic: int, title: str) -> None:
-        try:
-            # The row count is there once the write is.
-            _ = database.execute_sql(SAVE, (topic, title)).rowcount
-        except ResultTimeout:
-            raise SideCutError from None
-        except PeeweeException as error:
-            raise SaveFailedError(str(error)) from error
-
+    save, close = peers.with_peewee(path, "FULL")
     try:
-        # Its writer thread opens its connection with the first statement.
-        database.execute_sql("PRAGMA user_version = 1").fetchall()
         threads.run(lambda worker: (save, lambda: None))
     finally:
-        database.stop()
-        database.close()
+        close()
     side.transactions = len(threads.acknowledged)
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from turnwise._native import (
         Budget,
         Event,
+        Learner,
         Override,
         Retry,
         RetryPolicy,
@@ -32,6 +33,7 @@ __all__ = [
     "Budget",
     "Event",
     "Histogram",
+    "Learner",
     "Override",
     "Retry",
     "RetryPolicy",
@@ -56,6 +58,7 @@ _HOMES = {
     "Budget": ("turnwise._native", "Budget"),
     "Event": ("turnwise._native", "Event"),
     "Histogram": ("turnwise.writer", "Histogram"),
+    "Learner": ("turnwise._native", "Learner"),
     "Override": ("turnwise._native", "Override"),
     "Retry": ("turnwise._native", "Retry"),
     "RetryPolicy": ("turnwise._native", "RetryPolicy"),
@@ -74,7 +77,7 @@ _HOMES = {
     "on_event": ("turnwise.events", "on_event"),
 }
 
-_MODULES = ("errors", "events", "testing", "turn", "writer")
+_MODULES = ("errors", "events", "sqlite3", "testing", "turn", "writer")
 
 
 def __getattr__(name: str) -> object:

@@ -6,7 +6,7 @@ from _typeshed import SupportsGetItem
 from typing import Any, Final, SupportsFloat, SupportsIndex, final
 from typing_extensions import disjoint_base
 
-__all__ = ["VERSION", "Budget", "Event", "NativePending", "NativePlace", "NativeTransaction", "NativeTurn", "NativeTurnLock", "NativeWriter", "Override", "Pickups", "Retry", "RetryPolicy", "Verdict", "WriteResult", "classify", "drain_all", "draws", "enums", "error_states", "fingerprint", "rehearse", "sqlstate"]
+__all__ = ["VERSION", "Budget", "Event", "Learner", "NativePending", "NativePlace", "NativeTransaction", "NativeTurn", "NativeTurnLock", "NativeWriter", "Override", "Pickups", "Retry", "RetryPolicy", "Verdict", "WriteResult", "classify", "drain_all", "draws", "enums", "error_states", "fingerprint", "rehearse", "sqlstate"]
 
 VERSION: Final[str]
 
@@ -100,6 +100,50 @@ class Event:
         """
 
 @final
+class Learner:
+    """
+    What a process has learned of one lock: for locks that cannot be queued for. Made by
+    `RetryPolicy.learner`.
+
+    Share one between all who ask for the same lock, and keep it for as long as the lock is used;
+    threads may. Tell it of each failure, sleep as long as it says, and tell it of each success with
+    the time that the lock was held. It never sleeps and reads no clock.
+
+    The mean sleep `mu` grows by a tenth with a failure (at most once in `mu / 2`: what fails sooner
+    is another waiter who met the same hold) and shrinks to `1.1**-3` of it with a success, so that
+    about three of four tries fail and the lock is idle for a quarter of the time, however long it is
+    held. It is at least half of one's own hold time, and at most 8 times that, half of the time for
+    which others have the lock, or an eighth of the present wait, whichever is most. It begins at 5 ms,
+    and is never below 50 µs or above the policy's `max_delay`. A sleep is from `0.5 * mu` to
+    `1.5 * mu`.
+    """
+    def __repr__(self, /) -> str: ...
+    def failed(self, /, now_ns: SupportsIndex) -> int:
+        """
+        The lock was asked for at `now_ns` and taken: nanoseconds to sleep before asking again. All
+        times are of one clock, such as `time.monotonic_ns()`.
+        """
+    @property
+    def hold_ns(self, /) -> int:
+        """
+        How long the lock is held at a time, in nanoseconds, as far as is known.
+        """
+    @property
+    def mean_ns(self, /) -> int:
+        """
+        The mean sleep, in nanoseconds.
+        """
+    @property
+    def others_ns(self, /) -> int:
+        """
+        For how long others were seen to have the lock before it was had, in nanoseconds.
+        """
+    def succeeded(self, /, hold_ns: SupportsIndex) -> None:
+        """
+        The lock was had, held for `hold_ns`, and let go.
+        """
+
+@final
 class NativePending:
     """
     A request for a turn.
@@ -174,7 +218,7 @@ class NativeTurnLock:
     """
     The native half of `TurnLock`.
     """
-    def __new__(cls, /, path: Any, turn_timeout: SupportsFloat | SupportsIndex | None = ...) -> NativeTurnLock: ...
+    def __new__(cls, /, path: Any, *, turn_timeout: SupportsFloat | SupportsIndex | None = ...) -> NativeTurnLock: ...
     def _stats(self, /) -> dict: ...
     def acquire(self, /, timeout: SupportsFloat | SupportsIndex | None, site: str) -> NativeTurn:
         """
@@ -224,7 +268,7 @@ class NativeWriter:
         """
         Has a fault strike the file's connection.
         """
-    def _begin(self, /, timeout: SupportsFloat | SupportsIndex | None = None) -> NativeTransaction:
+    def _begin(self, /, timeout: SupportsFloat | SupportsIndex | None, site: str) -> NativeTransaction:
         """
         Begins an interactive transaction.
         """
@@ -305,7 +349,8 @@ class Pickups:
 @final
 class Retry:
     """
-    One unit of work under a policy. Decides, but never sleeps: the caller does.
+    One unit of work under a policy. Decides, but never sleeps: the caller does. Learns nothing from
+    other units: for `jitter="adaptive"` ask `RetryPolicy.learner` how long to wait for a lock.
     """
     def __new__(cls, /, policy: RetryPolicy, seed: SupportsIndex, started_at_ns: SupportsIndex = 0, *, budget: Budget | None = None) -> Retry: ...
     @property
@@ -351,7 +396,9 @@ class RetryPolicy:
     - `initial_delay`: the first delay before jitter, 0 to 90 days.
     - `backoff_factor`: what a delay is multiplied by to give the next, 1 to 1000.
     - `max_delay`: the bound of a delay before jitter, `initial_delay` to 90 days.
-    - `jitter`: `"none"`, `"additive"`, `"equal"`, `"full"` or `"decorrelated"`.
+    - `jitter`: `"none"`, `"additive"`, `"equal"`, `"full"`, `"decorrelated"` or `"adaptive"`, which
+      learns how long the lock is held (see `Learner`) and uses neither `initial_delay` nor
+      `backoff_factor`.
     - `deadline`: the time for everything, sleeps included, 0 to 90 days.
     """
     def __eq__(self, value: object, /) -> bool: ...
@@ -376,7 +423,7 @@ class RetryPolicy:
     def delays(self, /, seed: SupportsIndex, count: SupportsIndex) -> list[float]:
         """
         The first `count` delays that `seed` gives, in seconds. Neither attempts nor deadline are
-        looked at.
+        looked at. Of `"adaptive"` those of a learner that never succeeds.
         """
     def delays_ns(self, /, seed: SupportsIndex, count: SupportsIndex) -> list[int]:
         """
@@ -397,6 +444,12 @@ class RetryPolicy:
     def jitter(self, /) -> str:
         """
         How a delay is drawn.
+        """
+    def learner(self, /, seed: SupportsIndex) -> Learner:
+        """
+        What learns, across waits, how long to wait for one lock.
+
+        Raises `InvalidPolicyError` unless `jitter` is `"adaptive"`.
         """
     @property
     def max_attempts(self, /) -> int | None:

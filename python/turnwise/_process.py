@@ -1,4 +1,4 @@
-"""What the package does once in a process."""
+"""What the package does once in a process, and what it knows of its callers."""
 
 from __future__ import annotations
 
@@ -68,3 +68,9 @@ def _drain(*_arguments: object, **_details: object) -> None:
         logging.getLogger("turnwise").error(
             "process %d ends before every submitted write was committed: %s", os.getpid(), trouble
         )
+
+
+def call_site(depth: int) -> str:
+    """The file and line of a caller, ``depth`` functions above the one that asks."""
+    frame = sys._getframe(depth + 1)  # noqa: SLF001 - what traceback and logging use
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"

@@ -1,7 +1,8 @@
 """What writes met on their way: retries, recoveries, failures.
 
-Every event goes to the logger ``turnwise.events`` (a retry at DEBUG, a recovery at INFO, a failure and
-what turnwise has to do without at WARNING) and to every hook of ``on_event``. Neither sees SQL text or a parameter.
+Every event goes to the logger ``turnwise.events`` (a retry at DEBUG, a recovery at INFO, a failure
+and what turnwise has to do without at WARNING) and to every hook of ``on_event``. Neither sees SQL
+text or a parameter.
 """
 
 from __future__ import annotations
@@ -23,7 +24,12 @@ _LOG = logging.getLogger("turnwise.events")
 # An application that has not set up logging sees nothing: it gets the errors themselves.
 _LOG.addHandler(logging.NullHandler())
 
-_LEVELS = {"retry": logging.DEBUG, "recovery": logging.INFO, "failure": logging.WARNING, "degraded": logging.WARNING}
+_LEVELS = {
+    "retry": logging.DEBUG,
+    "recovery": logging.INFO,
+    "failure": logging.WARNING,
+    "degraded": logging.WARNING,
+}
 
 
 class Subscription:

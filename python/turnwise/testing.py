@@ -75,7 +75,8 @@ class Faults:
         """Have the next operations of a kind fail, on every writer of the file.
 
         - ``at``: ``"begin"`` (taking the lock), ``"statement"`` (each row of ``executemany``),
-          ``"commit"`` or ``"checkpoint"``.
+          ``"commit"``, ``"checkpoint"`` or ``"flush"`` (the sync of the log after COMMIT, with
+          ``durability="pipelined"``).
         - ``error``: ``"busy"``, ``"busy_snapshot"``, ``"full"``, ``"ioerr"``, ``"nomem"``,
           ``"corrupt"``, ``"readonly"``, ``"interrupt"``, ``"constraint"``, or any (extended) result
           code of SQLite.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -12,6 +11,7 @@ from weakref import WeakKeyDictionary
 
 from turnwise import errors
 from turnwise._native import NativeTurnLock
+from turnwise._process import call_site
 
 if TYPE_CHECKING:
     import asyncio
@@ -45,22 +45,23 @@ class TurnLock(NativeTurnLock):
     ``turn_timeout`` seconds because its holder hangs, or no side file can be had, the wait ends
     without a turn, and SQLite's own lock decides as ever.
 
-    - ``path``: the database, which exists. Its links are resolved; the side files ``<db>-turn`` and
-      ``<db>-turn-next`` are made beside it with the first turn, and stay.
+    - ``path``: the database file, which exists. Its links are resolved; the side files
+      ``<db>-turn`` and ``<db>-turn-next`` are made beside it with the first turn, and stay.
     - ``turn_timeout``: seconds that the turn may stand still; ``None`` for ever.
 
     Safe to share between threads and tasks.
     """
 
-    def __new__(cls, path: str | PathLike[str], *, turn_timeout: float | None = 2.0) -> Self:
-        """Open the lock."""
-        return super().__new__(cls, path, turn_timeout)
+    if TYPE_CHECKING:
+
+        def __new__(cls, path: str | PathLike[str], *, turn_timeout: float | None = 2.0) -> Self:
+            """Open the lock."""
 
     def turn(self, *, timeout: float | None = 30.0) -> TurnContext:
         """Wait for the turn on entry, ``timeout`` seconds at most, and give it back on exit.
 
-        ``with`` blocks the thread, ``async with`` suspends the task. Entering gives a ``NativeTurn``
-        whose ``held`` tells whether it is a turn or leave to go on without one. It raises:
+        ``with`` blocks the thread, ``async with`` suspends the task. What is entered has ``held``:
+        whether it is a turn, or leave to go on without one. Raises:
 
         - ``LockTimeoutError``, which names who has the turn;
         - ``TurnReenteredError`` where the thread or task has it already and would wait for itself.
@@ -134,6 +135,8 @@ class TurnContext:
         loop.add_reader(pending.fd, come.set)
         try:
             while (turn := pending.take()) is None:
+                if self._lock.is_stuck() and pending.withdraw():
+                    return self._lock.fall_through()
                 left = min(until - loop.time(), look)
                 with suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(come.wait(), None if left == math.inf else left)
@@ -144,8 +147,6 @@ class TurnContext:
                     raise errors.LockTimeoutError(
                         f"database is locked: {holder}; nothing was written", sqlite_errorcode=5
                     )
-                if self._lock.is_stuck() and pending.withdraw():
-                    return self._lock.fall_through()
             return turn
         except asyncio.CancelledError:
             # What comes now goes to the next in line when `pending` is gone.
@@ -166,9 +167,3 @@ class TurnContext:
         task = cast("asyncio.Task[Any]", asyncio.current_task())
         self._held.get(task, {}).pop(self._lock.path, None)
         self.__exit__(kind, error, traceback)
-
-
-def call_site(depth: int) -> str:
-    """The file and line of a caller, ``depth`` functions above the one that asks."""
-    frame = sys._getframe(depth + 1)  # noqa: SLF001 - what traceback and logging use
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}"

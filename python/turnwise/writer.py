@@ -143,13 +143,14 @@ class Transaction:
 class _TransactionContext:
     """Begins on entry; commits on exit, or rolls back after an exception."""
 
-    def __init__(self, writer: BatchWriter, timeout: float | None) -> None:
+    def __init__(self, writer: BatchWriter, timeout: float | None, site: str) -> None:
         self._writer = writer
         self._timeout = timeout
+        self._site = site
         self._native: NativeTransaction | None = None
 
     def __enter__(self) -> Transaction:
-        self._native = self._writer._begin(self._timeout)  # noqa: SLF001 - the other half
+        self._native = self._writer._begin(self._timeout, self._site)  # noqa: SLF001 - the other half
         return Transaction(self._native)
 
     def __exit__(
@@ -183,12 +184,13 @@ class BatchWriter(NativeWriter):
     Each caller gets its own result or its own error. When nobody waits, a write runs in the
     caller's thread; otherwise the writes of all callers share transactions. Writers on one file in
     one process share a connection; they must agree on ``journal_mode``, ``foreign_keys``,
-    ``turn_lock``, ``max_batch``, ``max_queue_rows`` and ``max_queue_bytes``. After ``os.fork`` the child's first
-    call opens a connection of its own.
+    ``turn_lock``, ``max_batch``, ``max_queue_rows`` and ``max_queue_bytes``. After ``os.fork`` the
+    child's first call opens a connection of its own.
 
     - ``path``: the database file; it is created unless it exists.
     - ``policy``: by its ``deadline`` how long a write waits, and by its delays how often the lock
-      is asked for; of writers that share a file, the delays of the one that opened it count.
+      is asked for; of writers that share a file, the delays of the one that opened it count, and
+      with ``jitter="adaptive"`` they follow how long the lock is really held.
     - ``max_batch``: rows that one transaction takes, 1 to 1,000,000; a larger unit goes alone.
     - ``max_queue_rows``, ``max_queue_bytes``: bounds of the queue; callers wait while it is full.
     - ``durability``: ``"full"`` is on disk before a write returns, and before others see it;
@@ -258,7 +260,7 @@ class BatchWriter(NativeWriter):
         Commits at the end of the block, rolls back after an exception. Using the writer itself
         inside the block raises ``WriterReenteredError``.
         """
-        return _TransactionContext(self, timeout)
+        return _TransactionContext(self, timeout, _process.call_site(1))
 
     def stats(self) -> WriterStats:
         """Return what the file's writer has done in this process."""

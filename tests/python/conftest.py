@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
+
+import preloading
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,13 +32,7 @@ def soak() -> bool:
 
 def preloadable(name: str, folder: Path) -> Path:
     """The C file of this name as a library that can be preloaded into a process."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    assert compiler, "no C compiler"
-    source = Path(__file__).with_name(f"{name}.c")
-    library = folder / f"{name}.so"
-    command = [compiler, "-shared", "-fPIC", "-Wall", "-Werror", "-o", library, source, "-ldl"]
-    subprocess.run(command, check=True)
-    return library
+    return preloading.preloadable(Path(__file__).with_name(f"{name}.c"), folder)
 
 
 @pytest.fixture(scope="session")
@@ -63,3 +57,9 @@ def counting_calls(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Makes a folder look like a small disk to a process."""
     return preloadable("small_disk", tmp_path_factory.mktemp("small_disk"))
+
+
+@pytest.fixture(scope="session")
+def recorded_io(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Records what processes do to the databases of a folder."""
+    return preloadable("recorded_io", tmp_path_factory.mktemp("recorded_io"))

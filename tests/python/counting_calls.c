@@ -8,6 +8,7 @@
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/types.h>
 #include <unistd.h>
@@ -15,7 +16,7 @@
 #define NAMES(X) \
     X(fsync) X(fdatasync) X(pread) X(pread64) X(read) X(pwrite) X(pwrite64) X(write) X(fcntl) \
     X(fcntl64) X(open) X(open64) X(close) X(stat) X(stat64) X(fstat) X(fstat64) X(lstat) \
-    X(lstat64) X(statx) X(access) X(unlink) X(ftruncate) X(ftruncate64) X(getpid) X(syscall) \
+    X(lstat64) X(statx) X(access) X(unlink) X(flock) X(ftruncate) X(ftruncate64) X(getpid) X(syscall) \
     X(sched_yield) X(usleep) X(nanosleep) X(clock_nanosleep)
 
 #define ENUM(name) call_##name,
@@ -55,6 +56,7 @@ WRAP(ssize_t, write, (int fd, const void *from, size_t size), (fd, from, size))
 WRAP(int, close, (int fd), (fd))
 WRAP(int, stat, (const char *path, struct stat *out), (path, out))
 WRAP(int, stat64, (const char *path, struct stat64 *out), (path, out))
+WRAP(int, flock, (int fd, int operation), (fd, operation))
 WRAP(int, fstat, (int fd, struct stat *out), (fd, out))
 WRAP(int, fstat64, (int fd, struct stat64 *out), (fd, out))
 WRAP(int, lstat, (const char *path, struct stat *out), (path, out))

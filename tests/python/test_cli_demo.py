@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import sqlite3
 import time
 from contextlib import closing
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from cli_support import run, start
 from turnwise.cli.machine import MEMORY_FILE_SYSTEMS, file_system
 from turnwise.cli.story import SAVE, Side, Threads, finish, percentiles, run_batched, run_by_hand
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def test_json_has_all_numbers_versions_and_the_machine(tmp_path: Path) -> None:
@@ -48,6 +46,41 @@ def test_json_has_all_numbers_versions_and_the_machine(tmp_path: Path) -> None:
     ours = found["sides"][2]
     assert (ours["landed"], ours["errors"], ours["cut"]) == (33, 0, False)
     assert 1 <= ours["transactions"] <= 33
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_threads_may_be_in_several_processes(tmp_path: Path) -> None:
+    options = ["--workers", 12, "--writes", 60, "--processes", 3, "--dir", tmp_path]
+    done = run("demo", "--json", *options)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["settings"]["processes"] == 3
+    for side in found["sides"]:
+        assert side["landed"] == side["acknowledged"] == 60 - side["errors"] - side["unfinished"]
+        assert side["consistent"]
+        assert side["twice"] == 0
+    ours = found["sides"][2]
+    # None of them can be in a transaction with another process's.
+    assert (ours["landed"], ours["errors"]) == (60, 0)
+    assert 3 <= ours["transactions"] <= 60
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_of_the_demo_that_dies_is_told(tmp_path: Path) -> None:
+    options = ["--workers", 4, "--writes", 400_000, "--processes", 2, "--time-limit", 60]
+    process = start("demo", *options, "--dir", tmp_path)
+    try:
+        while not list(tmp_path.glob("*/as_it_was.db-wal")):
+            time.sleep(0.01)
+        time.sleep(0.5)
+        children = Path("/proc") / str(process.pid) / "task" / str(process.pid) / "children"
+        # The first is multiprocessing's own; the last is one of the demo's.
+        os.kill(int(children.read_text().split()[-1]), signal.SIGKILL)
+        _, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 2
+    assert b"a process of the demo was killed" in errors
     assert list(tmp_path.iterdir()) == []
 
 

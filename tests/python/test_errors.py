@@ -13,7 +13,7 @@ import time
 import pytest
 
 import turnwise
-from turnwise import BatchWriter, RetryPolicy, TurnwiseError, _native, errors
+from turnwise import BatchWriter, RetryPolicy, TurnLock, TurnwiseError, _native, errors
 from writer_support import CREATE, INSERT, in_thread, locked_by_another_process
 
 KINDS = _native.enums()["ErrorKind"]
@@ -156,6 +156,17 @@ class Scene:
             pass
         tx.execute(INSERT, ("x",))
 
+    def turn_twice(self):
+        lock = TurnLock(self.open().path)
+        with lock.turn(), lock.turn():
+            pass
+
+    def unsynced(self):
+        writer = self.open(durability="pipelined")
+        with turnwise.testing.faults(writer) as disk:
+            disk.strike("flush", "ioerr")
+            writer.execute(INSERT, ("x",))
+
     def rolled_back(self):
         with self.open().transaction() as tx:
             tx.execute(INSERT, ("x",))
@@ -190,6 +201,8 @@ SCENES = {
     "TransactionClosed": Scene.ended,
     "RolledBack": Scene.rolled_back,
     "Constraint": lambda scene: scene.run("INSERT INTO topic (id) VALUES (1), (1)"),
+    "TurnReentered": Scene.turn_twice,
+    "FlushFailed": Scene.unsynced,
     "TooBig": lambda scene: scene.run("INSERT INTO topic (title) VALUES (zeroblob(2000000000))"),
 }
 
@@ -198,6 +211,8 @@ ELSEWHERE = {
     "ReadOnly": "test_permissions.py",
     "DiskFull": "full_disk_scenes.py",
     "CommitOutcomeUnknown": "test_commit_in_doubt.py",
+    # Never raised: the kind of an event.
+    "TurnUnavailable": "test_turns_side_files.py",
     # These take a broken disk, a full memory or a signal, or nobody raises them yet.
     "AttemptsExhausted": None,
     "BudgetSpent": None,

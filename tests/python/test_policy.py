@@ -8,6 +8,7 @@ import threading
 
 import pytest
 
+import turnwise
 from turnwise import BatchWriter, _native, errors
 
 
@@ -49,8 +50,6 @@ def test_a_policy_survives_copying() -> None:
 
 
 def test_a_policy_survives_pickling() -> None:
-    import turnwise
-
     policy = turnwise.RetryPolicy(max_attempts=7, jitter="equal")
     assert pickle.loads(pickle.dumps(policy)) == policy
 
@@ -77,10 +76,68 @@ def test_what_is_no_duration_is_named(setting: str, value: float) -> None:
 
 def test_an_unknown_jitter_names_the_choices() -> None:
     with pytest.raises(errors.InvalidPolicyError) as caught:
-        _native.RetryPolicy(jitter="adaptive")
+        _native.RetryPolicy(jitter="linear")
     assert str(caught.value) == (
-        "jitter is 'adaptive'; it must be one of none, additive, equal, full, decorrelated"
+        "jitter is 'linear'; it must be one of none, additive, equal, full, decorrelated, adaptive"
     )
+
+
+JITTERS = ["none", "additive", "equal", "full", "decorrelated", "adaptive"]
+
+
+def test_only_the_adaptive_kind_learns() -> None:
+    for jitter in JITTERS[:-1]:
+        with pytest.raises(errors.InvalidPolicyError) as caught:
+            _native.RetryPolicy(jitter=jitter).learner(1)
+        assert f"jitter is {jitter}, which learns nothing" in str(caught.value)
+        assert "jitter adaptive" in str(caught.value)
+    learner = turnwise.RetryPolicy(jitter="adaptive").learner(1)
+    assert isinstance(learner, turnwise.Learner)
+    assert repr(learner) == "<Learner mean_ns=5000000 hold_ns=5000000 others_ns=0>"
+    with pytest.raises(TypeError):
+        turnwise.Learner()  # type: ignore[call-arg]
+
+
+def test_the_adaptive_policy_is_a_policy_like_any_other() -> None:
+    policy = _native.RetryPolicy(jitter="adaptive", max_delay=0.5)
+    assert eval(repr(policy), {"RetryPolicy": _native.RetryPolicy}) == policy
+    assert pickle.loads(pickle.dumps(policy)) == copy.copy(policy) == policy
+    retry = _native.Retry(policy, 3)
+    assert [retry.next(0, redo()), retry.next(0, redo())] == policy.delays_ns(3, 2)
+    assert 0.00275 <= policy.delays(3, 1)[0] <= 0.00825
+    assert all(0.25 <= delay <= 0.75 for delay in policy.delays(3, 200)[100:])
+
+
+def test_threads_that_fail_together_teach_one_thing() -> None:
+    learner = _native.RetryPolicy(jitter="adaptive").learner(1)
+    delays: list[int] = []
+
+    def fail() -> None:
+        delays.extend(learner.failed(1_000 + number) for number in range(500))
+
+    threads = [threading.Thread(target=fail) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert learner.mean_ns == 5_500_000
+    assert len(set(delays)) > 1_990
+    assert 2_750_000 <= min(delays) < max(delays) <= 8_250_000
+
+
+@pytest.mark.parametrize("jitter", JITTERS)
+def test_a_spent_budget_stops_redone_work_and_no_wait(jitter: str) -> None:
+    policy = _native.RetryPolicy(jitter=jitter, max_attempts=None, initial_delay=0.001)
+    busy = _native.classify("sqlite", 5, phase="begin")
+    assert busy.retry == "wait"
+    budget = _native.Budget(4)
+    retry = _native.Retry(policy, 1, budget=budget)
+    for _ in range(100):
+        assert retry.next(0, busy) is not None
+    assert retry.next(0, redo()) is None
+    assert retry.stop_reason == "budget"
+    assert retry.next(0, busy) is not None
+    assert (retry.waits, retry.attempts, budget.tokens) == (101, 1, 4)
 
 
 def test_unknown_words_name_the_choices() -> None:

@@ -104,6 +104,21 @@ def test_delays(vector: dict[str, Any]) -> None:
         assert seconds == pytest.approx(nanoseconds / 1e9, rel=1e-15)
 
 
+@pytest.mark.parametrize("vector", vectors("adaptive"))
+def test_learning(vector: dict[str, Any]) -> None:
+    learner = policy(vector["policy"]).learner(int(vector["seed"]))
+    for event, expected in zip(vector["events"], vector["expect"], strict=True):
+        actual = {}
+        if "failed" in event:
+            actual["delay_ns"] = str(learner.failed(int(event["failed"])))
+        else:
+            learner.succeeded(int(event["held"]))
+        actual["mean_ns"] = str(learner.mean_ns)
+        actual["hold_ns"] = str(learner.hold_ns)
+        actual["others_ns"] = str(learner.others_ns)
+        assert actual == expected
+
+
 @pytest.mark.parametrize("vector", vectors("retry"))
 def test_retry_runs(vector: dict[str, Any]) -> None:
     budget = None

@@ -10,7 +10,7 @@ import sqlite3
 import pytest
 
 from turnwise import BatchWriter, RetryPolicy, WriterSettings, errors
-from writer_support import CREATE, INSERT, child, select
+from writer_support import CREATE, INSERT, child, database_files, select
 
 
 @pytest.mark.parametrize("journal_mode", ["wal", "delete", "truncate", "persist"])
@@ -30,6 +30,7 @@ def test_the_settings_are_those_of_the_file(tmp_path, journal_mode, page_size):
         max_queue_rows=12,
         max_queue_bytes=13_000,
         hold_limit=1.5,
+        turn_timeout=3,
         policy=policy,
     ) as writer:
         settings = writer.settings
@@ -46,6 +47,9 @@ def test_the_settings_are_those_of_the_file(tmp_path, journal_mode, page_size):
             "max_queue_rows": 12,
             "max_queue_bytes": 13_000,
             "hold_limit": 1.5,
+            "turn_lock": True,
+            "turn_lock_missing": None,
+            "turn_timeout": 3.0,
             "policy": policy,
         }
         with pytest.raises(dataclasses.FrozenInstanceError):
@@ -66,7 +70,7 @@ def test_the_settings_are_those_of_the_file(tmp_path, journal_mode, page_size):
         if journal_mode != "wal":
             assert "topics.db-wal" not in os.listdir(tmp_path)
         if journal_mode == "delete":
-            assert os.listdir(tmp_path) == ["topics.db"]
+            assert database_files(tmp_path) == ["topics.db"]
         if journal_mode == "truncate":
             assert (tmp_path / "topics.db-journal").stat().st_size == 0
         if journal_mode == "persist":

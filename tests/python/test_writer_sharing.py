@@ -15,6 +15,7 @@ from writer_support import (
     CREATE,
     INSERT,
     check_integrity,
+    database_files,
     in_thread,
     locked_by_another_process,
     titles,
@@ -193,7 +194,7 @@ def test_closing_one_leaves_the_other_and_the_last_one_closes(tmp_path, journal)
             assert other.execute(f"UPDATE topic SET title = title WHERE id = {len(writers)}")
     check_let_go(tmp_path)
     assert len(titles(path)) == 200
-    assert os.listdir(tmp_path) == ["topics.db"]
+    assert database_files(tmp_path) == ["topics.db"]
 
 
 @JOURNALS

@@ -194,8 +194,8 @@ def test_a_full_queue_accepts_nothing(tmp_path):
                     writer.execute(INSERT, ("refused",), timeout=0.02)
                 with pytest.raises(errors.QueueFullError):
                     writer.submit(INSERT, ("refused",), timeout=0.02)
-            growth.added.pop("lock_retries", None)
-            assert growth.added == {}
+            # The writer thread goes on asking for the lock meanwhile.
+            assert growth.added.keys() <= {"lock_retries", "outsiders"}
         assert [future.result(30).rowcount for future in futures] == [1, 1]
         check_balance(writer)
 

@@ -84,6 +84,12 @@ def titles(path):
     return {title for (title,) in select(path, "SELECT title FROM topic")}
 
 
+def database_files(folder):
+    """The files in a folder, but for those of the turn lock, which stay."""
+    names = sorted(os.listdir(folder))
+    return [name for name in names if not name.endswith(("-turn", "-turn-next"))]
+
+
 def check_integrity(path):
     assert select(path, "PRAGMA integrity_check") == [("ok",)]
 

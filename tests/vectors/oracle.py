@@ -1,4 +1,5 @@
-"""An independent account of the numbers in rng.json, delays.json and fingerprint.json.
+"""An independent account of the numbers in rng.json, delays.json, adaptive.json and
+fingerprint.json.
 
 Written from the published descriptions alone (splitmix64 and xoshiro256++ by Blackman and Vigna,
 FNV-1a by Fowler, Noll and Vo, the formulas of DESIGN section 5), with Python's own integers and
@@ -10,13 +11,14 @@ doubles. Shares no code with the core.
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 MASK = (1 << 64) - 1
 HERE = Path(__file__).resolve().parent
@@ -60,7 +62,42 @@ def uniform(draws: Iterator[int], low: int, high: int) -> int:
     return low + (next(draws) * (high - low + 1) >> 64)
 
 
+def nearer(known: int, told: int) -> int:
+    return known + (told - known) // 10 if told > known else known - (known - told) // 10
+
+
+def adaptive(policy: dict[str, Any], seed: int, events: Iterable[tuple[str, int]]) -> Iterator[Any]:
+    """The sleep (of a failure) and the learned state after each event; times and holds in ns."""
+    draws = seeded(seed)
+    limit = max(int(policy["max_delay_ns"]), 50_000)
+    mu, h, s = min(5_000_000, limit), 5_000_000, 0
+    raised = first = last = None
+    for event, value in events:
+        delay = None
+        if event == "failed":
+            if last is None or value - last > 2 * mu:
+                first = last = value
+            last = max(last, value)
+            if raised is None or value - raised >= mu // 2:
+                raised = value
+                mu = min(mu + mu // 10, max(8 * h, s // 2, (last - first) // 8), limit)
+            delay = uniform(draws, mu // 2, mu + mu // 2)
+        else:
+            hold = min(max(value, 100_000), 8 * h)
+            if last is not None:
+                s = nearer(s, min(last - first, 8 * max(8 * h, s)))
+            first = last = None
+            h = nearer(h, hold)
+            mu = min(max(mu * 1000 // 1331, h // 2), max(8 * h, s // 2), limit)
+        yield delay, mu, h, s
+
+
 def delays(policy: dict[str, Any], seed: int) -> Iterator[int]:
+    if policy["jitter"] == "adaptive":
+        now = [0]
+        for delay, *_ in adaptive(policy, seed, (("failed", now[0]) for _ in itertools.count())):
+            now[0] += delay
+            yield delay
     base = int(policy["initial_delay_ns"])
     cap = int(policy["max_delay_ns"])
     factor = float(policy["backoff_factor"])
@@ -105,6 +142,14 @@ def expected(name: str, vector: dict[str, Any]) -> Any:
         return take(draws, len(vector["expect"]))
     if name == "delays":
         return take(delays(vector["policy"], int(vector["seed"])), int(vector["count"]))
+    if name == "adaptive":
+        events = [(name, int(value)) for event in vector["events"] for name, value in event.items()]
+        learned = adaptive(vector["policy"], int(vector["seed"]), events)
+        names = ("delay_ns", "mean_ns", "hold_ns", "others_ns")
+        return [
+            {name: str(value) for name, value in zip(names, row, strict=True) if value is not None}
+            for row in learned
+        ]
     return str(fnv1a(vector["sql"]))
 
 
@@ -125,7 +170,7 @@ def check(write: bool = False) -> list[str]:
     """Names the vectors whose numbers differ."""
     self_test()
     wrong = []
-    for name in ("rng", "delays", "fingerprint"):
+    for name in ("rng", "delays", "adaptive", "fingerprint"):
         path = HERE / f"{name}.json"
         content = json.loads(path.read_text())
         for index, vector in enumerate(content["vectors"]):

@@ -15,6 +15,18 @@ use crate::topics::{SAVE, row};
 pub(crate) fn open(path: &Path, durability: Durability) -> Outcome<BatchWriter> {
     let mut options = WriterOptions::default();
     options.durability = durability;
+    open_with(path, options)
+}
+
+/// A writer that does not queue with other processes.
+pub(crate) fn open_without_turns(path: &Path, durability: Durability) -> Outcome<BatchWriter> {
+    let mut options = WriterOptions::default();
+    options.durability = durability;
+    options.turn_lock = false;
+    open_with(path, options)
+}
+
+fn open_with(path: &Path, options: WriterOptions) -> Outcome<BatchWriter> {
     let writer = BatchWriter::open(path, options)?;
     // The first look at the settings applies them.
     writer.settings()?;

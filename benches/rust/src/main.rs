@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! turnwise-benches all FOLDER ROUNDS|--quick
+//! turnwise-benches party SPEC
+//! turnwise-benches turns FOLDER BLOCKS
 //! turnwise-benches loop FOLDER turnwise|pipelined|bare full|normal WRITES
 //! ```
 //!
@@ -12,7 +14,9 @@
 mod bare;
 mod batched;
 mod measures;
+mod party;
 mod topics;
+mod turns;
 
 use std::path::{Path, PathBuf};
 
@@ -33,11 +37,19 @@ fn main() -> Outcome<()> {
             println!("{}", measures::all(Path::new(folder), &plan)?);
             Ok(())
         }
+        ["party", spec] => {
+            println!("{}", party::run(spec)?);
+            Ok(())
+        }
+        ["turns", folder, blocks] => {
+            println!("{}", turns::alone(Path::new(folder), blocks.parse()?)?);
+            Ok(())
+        }
         ["loop", folder, side, durability, writes] => {
             write_alone(&PathBuf::from(folder).join("loop.db"), side, durability, writes.parse()?)
         }
         _ => Err(
-            "usage: all FOLDER ROUNDS|--quick | loop FOLDER turnwise|pipelined|bare full|normal N"
+            "usage: all FOLDER ROUNDS|--quick | party SPEC | turns FOLDER BLOCKS | loop FOLDER turnwise|pipelined|bare full|normal N"
                 .into(),
         ),
     }

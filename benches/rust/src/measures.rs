@@ -37,7 +37,7 @@ impl Plan {
 }
 
 /// Saves in a block, short enough that both sides meet the same weather.
-const BLOCK: u64 = 50;
+pub(crate) const BLOCK: u64 = 50;
 
 /// Everything, as JSON: for each measure its unit and the raw rounds of both sides.
 pub(crate) fn all(folder: &Path, plan: &Plan) -> Outcome<Value> {
@@ -89,7 +89,7 @@ fn rounds(
 }
 
 #[allow(clippy::cast_precision_loss, reason = "far below 2^52")]
-fn per_second(saves: u64, took: Duration) -> f64 {
+pub(crate) fn per_second(saves: u64, took: Duration) -> f64 {
     saves as f64 / took.as_secs_f64()
 }
 
@@ -192,7 +192,7 @@ fn uncontended(folder: &Path, durability: Durability, plan: &Plan) -> Outcome<[f
     Ok([median(ours), median(theirs)])
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }

@@ -55,7 +55,7 @@ pub(crate) fn verify(path: &Path, saves: u64) -> Outcome<()> {
 }
 
 fn remove(path: &Path) {
-    for end in ["", "-wal", "-shm"] {
+    for end in ["", "-wal", "-shm", "-turn", "-turn-next"] {
         let mut name = path.as_os_str().to_owned();
         name.push(end);
         // Most of them are not there.

@@ -9,6 +9,7 @@ mod events;
 mod lock;
 mod policy;
 mod result;
+mod settings;
 mod testing;
 mod transaction;
 mod turn;
@@ -31,7 +32,7 @@ mod _native {
     #[pymodule_export]
     use crate::events::Event;
     #[pymodule_export]
-    use crate::policy::{Budget, Retry, RetryPolicy, draws};
+    use crate::policy::{Budget, Learner, Retry, RetryPolicy, draws};
     #[pymodule_export]
     use crate::result::WriteResult;
     #[pymodule_export]

@@ -23,7 +23,9 @@ use crate::lock::lock;
 /// - `initial_delay`: the first delay before jitter, 0 to 90 days.
 /// - `backoff_factor`: what a delay is multiplied by to give the next, 1 to 1000.
 /// - `max_delay`: the bound of a delay before jitter, `initial_delay` to 90 days.
-/// - `jitter`: `"none"`, `"additive"`, `"equal"`, `"full"` or `"decorrelated"`.
+/// - `jitter`: `"none"`, `"additive"`, `"equal"`, `"full"`, `"decorrelated"` or `"adaptive"`, which
+///   learns how long the lock is held (see `Learner`) and uses neither `initial_delay` nor
+///   `backoff_factor`.
 /// - `deadline`: the time for everything, sleeps included, 0 to 90 days.
 #[pyclass(frozen, eq, hash, module = "turnwise")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -112,8 +114,16 @@ impl RetryPolicy {
         self.inner.deadline().as_secs_f64()
     }
 
+    /// What learns, across waits, how long to wait for one lock.
+    ///
+    /// Raises `InvalidPolicyError` unless `jitter` is `"adaptive"`.
+    fn learner(&self, seed: u64) -> PyResult<Learner> {
+        let inner = self.inner.learner(seed).map_err(to_py_err)?;
+        Ok(Learner { inner: Mutex::new(inner) })
+    }
+
     /// The first `count` delays that `seed` gives, in seconds. Neither attempts nor deadline are
-    /// looked at.
+    /// looked at. Of `"adaptive"` those of a learner that never succeeds.
     fn delays(&self, seed: u64, count: usize) -> Vec<f64> {
         let seconds = |ns| core::time::Duration::from_nanos(ns).as_secs_f64();
         self.inner.delays(seed).take(count).map(seconds).collect()
@@ -229,7 +239,8 @@ impl Budget {
     }
 }
 
-/// One unit of work under a policy. Decides, but never sleeps: the caller does.
+/// One unit of work under a policy. Decides, but never sleeps: the caller does. Learns nothing from
+/// other units: for `jitter="adaptive"` ask `RetryPolicy.learner` how long to wait for a lock.
 #[pyclass(frozen, module = "turnwise")]
 #[derive(Debug)]
 pub(crate) struct Retry {
@@ -300,6 +311,68 @@ impl Retry {
     /// Nanoseconds left at `now_ns`.
     fn deadline_left_ns(&self, now_ns: u64) -> u64 {
         lock(&self.progress).state.deadline_left_ns(now_ns)
+    }
+}
+
+/// What a process has learned of one lock: for locks that cannot be queued for. Made by
+/// `RetryPolicy.learner`.
+///
+/// Share one between all who ask for the same lock, and keep it for as long as the lock is used;
+/// threads may. Tell it of each failure, sleep as long as it says, and tell it of each success with
+/// the time that the lock was held. It never sleeps and reads no clock.
+///
+/// The mean sleep `mu` grows by a tenth with a failure (at most once in `mu / 2`: what fails sooner
+/// is another waiter who met the same hold) and shrinks to `1.1**-3` of it with a success, so that
+/// about three of four tries fail and the lock is idle for a quarter of the time, however long it is
+/// held. It is at least half of one's own hold time, and at most 8 times that, half of the time for
+/// which others have the lock, or an eighth of the present wait, whichever is most. It begins at 5 ms,
+/// and is never below 50 µs or above the policy's `max_delay`. A sleep is from `0.5 * mu` to
+/// `1.5 * mu`.
+#[pyclass(frozen, module = "turnwise")]
+#[derive(Debug)]
+pub(crate) struct Learner {
+    inner: Mutex<retry::Learner>,
+}
+
+#[pymethods]
+impl Learner {
+    /// The lock was asked for at `now_ns` and taken: nanoseconds to sleep before asking again. All
+    /// times are of one clock, such as `time.monotonic_ns()`.
+    fn failed(&self, now_ns: u64) -> u64 {
+        lock(&self.inner).failed(now_ns)
+    }
+
+    /// The lock was had, held for `hold_ns`, and let go.
+    fn succeeded(&self, hold_ns: u64) {
+        lock(&self.inner).succeeded(hold_ns);
+    }
+
+    /// The mean sleep, in nanoseconds.
+    #[getter]
+    fn mean_ns(&self) -> u64 {
+        lock(&self.inner).mean_ns()
+    }
+
+    /// How long the lock is held at a time, in nanoseconds, as far as is known.
+    #[getter]
+    fn hold_ns(&self) -> u64 {
+        lock(&self.inner).hold_ns()
+    }
+
+    /// For how long others were seen to have the lock before it was had, in nanoseconds.
+    #[getter]
+    fn others_ns(&self) -> u64 {
+        lock(&self.inner).others_ns()
+    }
+
+    fn __repr__(&self) -> String {
+        let learner = lock(&self.inner);
+        format!(
+            "<Learner mean_ns={} hold_ns={} others_ns={}>",
+            learner.mean_ns(),
+            learner.hold_ns(),
+            learner.others_ns()
+        )
     }
 }
 

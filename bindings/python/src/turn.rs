@@ -25,7 +25,7 @@ pub(crate) struct NativeTurnLock {
 #[pymethods]
 impl NativeTurnLock {
     #[new]
-    #[pyo3(signature = (path, turn_timeout = Some(2.0)))]
+    #[pyo3(signature = (path, *, turn_timeout = Some(2.0)))]
     fn new(path: &Bound<'_, PyAny>, turn_timeout: Option<f64>) -> PyResult<Self> {
         let turn_timeout = values::seconds("turn_timeout", turn_timeout)?;
         let lock = TurnLock::open(values::path(path)?).map_err(to_py_err)?;

@@ -10,7 +10,8 @@ use turnwise::classify::Journal;
 use turnwise::sqlite::fork::generation;
 use turnwise::sqlite::{Durability, Params};
 use turnwise::writer::{
-    BatchWriter, Histogram, Landing, MakeObserver, Outbox, Place, Submitted, Unit, WriterOptions,
+    BatchWriter, Call, Histogram, Landing, MakeObserver, Outbox, Place, Submitted, Unit,
+    WriterOptions,
 };
 
 use crate::attention::{attend, attentively, noted};
@@ -20,6 +21,7 @@ use crate::events::Feed;
 use crate::lock::lock;
 use crate::policy::RetryPolicy;
 use crate::result::WriteResult;
+use crate::settings;
 use crate::testing;
 use crate::transaction::NativeTransaction;
 use crate::values;
@@ -185,10 +187,16 @@ impl NativeWriter {
     }
 
     /// Begins an interactive transaction.
-    #[pyo3(signature = (timeout = None))]
-    fn _begin(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<NativeTransaction> {
+    fn _begin(
+        &self,
+        py: Python<'_>,
+        timeout: Option<f64>,
+        site: &str,
+    ) -> PyResult<NativeTransaction> {
         let timeout = values::seconds("timeout", timeout)?;
-        let begun = attentively(py, timeout, true, |call| self.writer.transaction(call))?;
+        let begun = attentively(py, timeout, true, |call| {
+            self.writer.transaction(&Call { site, ..*call })
+        })?;
         begun.map(NativeTransaction::new).map_err(to_py_err)
     }
 
@@ -264,25 +272,7 @@ impl NativeWriter {
     #[pyo3(signature = () -> "dict[str, object]")]
     fn _settings<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let file = py.detach(|| self.writer.settings()).map_err(to_py_err)?;
-        let own = self.writer.options();
-        let settings = PyDict::new(py);
-        settings.set_item("path", file.path.as_os_str())?;
-        settings.set_item("sqlite_version", file.sqlite_version)?;
-        settings.set_item("private_copy", file.private_copy)?;
-        settings.set_item("journal_mode", file.journal_mode.name())?;
-        settings.set_item("foreign_keys", file.foreign_keys)?;
-        settings.set_item("page_size", file.page_size)?;
-        settings.set_item("durability", own.durability.name())?;
-        settings.set_item("max_batch", own.max_batch)?;
-        settings.set_item("max_queue_rows", own.max_queue_rows)?;
-        settings.set_item("max_queue_bytes", own.max_queue_bytes)?;
-        settings.set_item("hold_limit", own.hold_limit.as_secs_f64())?;
-        settings.set_item("turn_lock", file.turn_lock)?;
-        settings.set_item("turn_lock_missing", file.turn_lock_missing)?;
-        let turn_timeout = own.turn_timeout.map(|timeout| timeout.as_secs_f64());
-        settings.set_item("turn_timeout", turn_timeout)?;
-        settings.set_item("policy", RetryPolicy { inner: own.policy })?;
-        Ok(settings)
+        settings::as_dict(py, &file, self.writer.options())
     }
 }
 

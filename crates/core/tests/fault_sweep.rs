@@ -14,12 +14,12 @@ use rusqlite::ffi::{
     SQLITE_IOERR_FSYNC, SQLITE_IOERR_READ, SQLITE_IOERR_WRITE, SQLITE_NOMEM,
 };
 use turnwise::ErrorKind::{
-    self, CommitOutcomeUnknown, DiskFull, Internal, Interrupted, Io, LockTimeout, OutOfMemory,
-    RolledBack,
+    self, CommitOutcomeUnknown, DiskFull, FlushFailed, Internal, Interrupted, Io, LockTimeout,
+    OutOfMemory, RolledBack,
 };
 use turnwise::classify::Journal::{self, Delete, Wal};
 use turnwise::sqlite::{
-    Fault,
+    Durability, Fault,
     FaultEffect::{self, Done, Panicked, Refused},
     FaultPoint::{self, Begin, Checkpoint, Commit, Flush, Statement},
 };
@@ -109,6 +109,9 @@ const CASES: &[Case] = &[
     case(&[Wal], Commit, SQLITE_IOERR_WRITE, UNDONE, &[CommitOutcomeUnknown]),
     case(&[Wal], Commit, SQLITE_IOERR_FSYNC, UNDONE, &[CommitOutcomeUnknown]),
     case(&[Wal], Commit, SQLITE_IOERR_FSYNC, Done, &[CommitOutcomeUnknown]),
+    case(&[Wal], Flush, SQLITE_FULL, Refused, &[FlushFailed]),
+    case(&[Wal], Flush, SQLITE_IOERR_FSYNC, Refused, &[FlushFailed]),
+    case(&[Wal], Flush, SQLITE_NOMEM, Refused, &[FlushFailed]),
     case(&[Wal], Checkpoint, SQLITE_BUSY, Refused, &[]),
     case(&[Wal], Checkpoint, SQLITE_FULL, Refused, &[]),
     case(&[Wal], Checkpoint, SQLITE_IOERR_WRITE, Refused, &[]),
@@ -124,7 +127,8 @@ fn sweep(template: &Arc<Template>, case: &'static Case, times: u32, act: fn(&Rou
         let what = format!("{fault:?}");
         let template = Arc::clone(template);
         let clean = watched(&what.clone(), move || {
-            let round = Round::open(&template);
+            let durability = if point == Flush { Durability::Pipelined } else { Durability::Full };
+            let round = Round::open(&template, durability);
             round.writer.arm(fault).unwrap();
             act(&round);
             let unspent = round.writer.disarm() == 1;
@@ -145,9 +149,9 @@ fn sweep(template: &Arc<Template>, case: &'static Case, times: u32, act: fn(&Rou
 
 fn sweep_all(journal: Journal, points: &[FaultPoint]) {
     sweep_act(journal, points, Round::mix, |point| match point {
-        Begin | Commit => 7,
+        Begin | Commit | Flush => 7,
         Statement => 15,
-        Checkpoint | Flush => 1,
+        Checkpoint => 1,
     });
 }
 
@@ -188,6 +192,11 @@ fn a_statement_that_fails_in_wal() {
 #[test]
 fn a_commit_or_checkpoint_that_fails_in_wal() {
     sweep_all(Wal, &[Commit, Checkpoint]);
+}
+
+#[test]
+fn a_sync_after_the_turn_that_fails() {
+    sweep_all(Wal, &[Flush]);
 }
 
 #[test]

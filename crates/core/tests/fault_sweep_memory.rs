@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use fault_sweep_support::{Round, Template, soak, watched};
 use rusqlite::ffi;
 use turnwise::classify::Journal::{Delete, Wal};
+use turnwise::sqlite::Durability;
 
 type Allocate = unsafe extern "C" fn(c_int) -> *mut c_void;
 type Reallocate = unsafe extern "C" fn(*mut c_void, c_int) -> *mut c_void;
@@ -108,7 +109,7 @@ fn sweep(
         let round = format!("{what}, allocation {after}, lasting: {lasting}");
         let template = Arc::clone(template);
         let (struck, errors) = watched(&round, move || {
-            let round = Round::open(&template);
+            let round = Round::open(&template, Durability::Full);
             let struck = starved(&round, after, lasting, act);
             let errors = round.ledger.errors();
             round.check_crash();

@@ -14,6 +14,9 @@ use turnwise::retry::{
     Budget, Decision, Jitter, RetryPolicy, RetrySettings, RetryState, StopReason,
 };
 
+/// Of the adaptive kind.
+const SHORTEST_MEAN_NS: u64 = 50_000;
+
 const LONGEST_NS: u64 = 90 * 24 * 60 * 60 * 1_000_000_000;
 
 fn policies() -> impl Strategy<Value = RetryPolicy> {
@@ -69,7 +72,33 @@ fn flat(jitter: Jitter, delay: Duration) -> RetryPolicy {
     .unwrap()
 }
 
+/// Of the adaptive kind, with a mean sleep of at most `mean`.
+fn longest_sleep(mean: u64) -> u64 {
+    let mean = mean.max(SHORTEST_MEAN_NS);
+    mean + mean / 2
+}
+
 proptest! {
+    /// Whatever the policy: a spent budget stops redone work, and no wait.
+    #[test]
+    fn waits_do_not_spend_the_budget(policy in policies(), seed: u64, tokens in 0..5u32) {
+        let policy = RetryPolicy::new(RetrySettings {
+            max_attempts: None,
+            deadline: policy.deadline().max(Duration::from_nanos(1)),
+            ..*policy.settings()
+        }).unwrap();
+        let budget = Budget::new(tokens);
+        let mut state = RetryState::new(&policy, seed, 0);
+        for waits in 1..50 {
+            let waited = state.next(0, &wait(), Some(&budget));
+            prop_assert!(matches!(waited, Decision::Retry { .. }), "{waited:?}");
+            prop_assert_eq!((state.waits(), state.attempts()), (waits, 1));
+            let redone = state.next(0, &redo(), Some(&budget));
+            prop_assert_eq!(redone, Decision::Stop(StopReason::Budget));
+            prop_assert_eq!((budget.tokens(), budget.denied()), (tokens, waits));
+        }
+    }
+
     #[test]
     fn delays_stay_within_their_bounds(policy in policies(), seed: u64) {
         let bare = RetryPolicy::new(RetrySettings { jitter: Jitter::None, ..*policy.settings() }).unwrap();
@@ -82,6 +111,7 @@ proptest! {
                 Jitter::Equal => (v / 2, v),
                 Jitter::Full => (0, v),
                 Jitter::Decorrelated => (base, cap.min(3 * previous)),
+                Jitter::Adaptive => (SHORTEST_MEAN_NS / 2, longest_sleep(cap)),
                 _ => (v, v),
             };
             prop_assert!(low <= delay && delay <= high, "{low} <= {delay} <= {high}");
@@ -245,6 +275,7 @@ fn delays_at_the_cap_stay_spread_out() {
             Jitter::Additive => (cap, cap / 10),
             Jitter::Equal => (cap / 2, cap / 2),
             Jitter::Full => (0, cap),
+            Jitter::Adaptive => (cap / 2, cap),
             _ => (cap / 10, cap - cap / 10),
         };
         let mut parts = [0u32; 16];

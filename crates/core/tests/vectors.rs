@@ -225,6 +225,27 @@ fn delays() {
     }
 }
 
+#[test]
+fn learning() {
+    for vector in vectors("adaptive") {
+        let mut learner = policy(&vector["policy"]).learner(big(&vector["seed"])).unwrap();
+        let expected = vector["expect"].as_array().unwrap();
+        let events = vector["events"].as_array().unwrap();
+        assert_eq!(events.len(), expected.len());
+        for (index, (event, expected)) in events.iter().zip(expected).enumerate() {
+            let delay = event.get("failed").map(|now| learner.failed(big(now)));
+            if delay.is_none() {
+                learner.succeeded(big(&event["held"]));
+            }
+            let place = format!("{}, event {index}", vector["rule"]);
+            assert_eq!(delay, expected.get("delay_ns").map(big), "{place}");
+            assert_eq!(learner.mean_ns(), big(&expected["mean_ns"]), "{place}");
+            assert_eq!(learner.hold_ns(), big(&expected["hold_ns"]), "{place}");
+            assert_eq!(learner.others_ns(), big(&expected["others_ns"]), "{place}");
+        }
+    }
+}
+
 fn verdict(value: &Value) -> Verdict {
     Verdict::new(
         ErrorClass::Unlisted,

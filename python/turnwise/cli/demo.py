@@ -8,8 +8,8 @@ import signal
 import sqlite3
 import sys
 import tempfile
-from collections.abc import Callable
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from turnwise.cli import ALL_LANDED, COULD_NOT_RUN, SOME_REJECTED
@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Iterator
 
+    from turnwise.cli.processes import Run
+
 # The table fits 80 columns.
 HEADINGS = ("side", "time", "landed", "errors", "transactions", "p50 ms", "p99 ms", "max ms")
-Run = Callable[[str, Side, Threads], None]
 
 
 def demo(arguments: Namespace) -> int:
@@ -47,9 +48,7 @@ def demo(arguments: Namespace) -> int:
 
 def _sides(arguments: Namespace) -> list[tuple[Side, Run]]:
     def by_hand(tries: int, jitter: float) -> Run:
-        return lambda path, side, threads: run_by_hand(
-            path, side, threads, tries=tries, jitter=jitter, seed=arguments.seed
-        )
+        return partial(run_by_hand, tries=tries, jitter=jitter, seed=arguments.seed)
 
     writes = arguments.writes
     return [
@@ -72,7 +71,12 @@ def _measure(arguments: Namespace, folder: str, side: Side, run: Run) -> Side:
     path = os.path.join(folder, f"{side.name}.db")
     threads = Threads(arguments.workers, arguments.writes, arguments.time_limit)
     with _running(side.label):
-        run(path, side, threads)
+        if arguments.processes == 1:
+            run(path, side, threads)
+        else:
+            from turnwise.cli.processes import run_in_processes
+
+            run_in_processes(run, path, side, threads, arguments.processes)
         finish(path, side, threads)
     return side
 
@@ -93,7 +97,8 @@ def _running(label: str) -> Iterator[None]:
 
 def _as_json(arguments: Namespace, about: dict[str, object], sides: list[Side]) -> str:
     settings = {
-        name: getattr(arguments, name) for name in ("workers", "writes", "seed", "time_limit")
+        name: getattr(arguments, name)
+        for name in ("workers", "processes", "writes", "seed", "time_limit")
     }
     return json.dumps(
         {
@@ -108,8 +113,8 @@ def _as_json(arguments: Namespace, about: dict[str, object], sides: list[Side]) 
 def _as_text(arguments: Namespace, about: dict[str, object], sides: list[Side]) -> str:
     where = about["file_system"] or "unknown file system"
     lines = [
-        f"{arguments.workers} threads, {arguments.writes} saves in all, one SQLite file, "
-        "WAL, synchronous FULL",
+        f"{arguments.workers} threads{_in_processes(arguments)}, {arguments.writes} saves in all, "
+        "one SQLite file, WAL, synchronous FULL",
         f"{about['cpus']} CPUs, {where} (one flush {about['flush_ms']} ms), "
         f"Python {about['python']}",
         *(f"{side.label}: {side.about}, SQLite {side.sqlite_version}" for side in sides),
@@ -123,6 +128,10 @@ def _as_text(arguments: Namespace, about: dict[str, object], sides: list[Side]) 
     if where in MEMORY_FILE_SYSTEMS:
         lines.append("In memory a flush costs nothing; try --dir with a folder on a disk.")
     return "\n".join(lines)
+
+
+def _in_processes(arguments: Namespace) -> str:
+    return f" in {arguments.processes} processes" if arguments.processes > 1 else ""
 
 
 def _row(side: Side) -> tuple[str, ...]:

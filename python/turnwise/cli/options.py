@@ -35,12 +35,16 @@ DEMO_EXAMPLES = """\
 examples:
   turnwise demo
   turnwise demo --workers 8 --writes 1000 --seed 7
+  turnwise demo --processes 8 --workers 64 --writes 640
   turnwise demo --json > demo.json
 
 exit status: 0 every save through turnwise landed, 1 not, 2 could not run or was stopped"""
 
 MOST_WORKERS = 1_000
 """Threads; far more than a disk can be kept busy with."""
+
+
+MOST_PROCESSES = 64
 
 
 def positive_int(text: str) -> int:
@@ -59,6 +63,14 @@ def workers(text: str) -> int:
     value = positive_int(text)
     if value > MOST_WORKERS:
         raise argparse.ArgumentTypeError(f"must be at most {MOST_WORKERS}, not {text!r}")
+    return value
+
+
+def processes(text: str) -> int:
+    """A number of processes."""
+    value = positive_int(text)
+    if value > MOST_PROCESSES:
+        raise argparse.ArgumentTypeError(f"must be at most {MOST_PROCESSES}, not {text!r}")
     return value
 
 
@@ -116,6 +128,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     for text in unknown:
         if text.startswith("-"):
             command.error(f"no such option: {text}{_hint(command, text)}")
+    if arguments.command == "demo" and arguments.processes > arguments.workers:
+        command.error(f"--processes {arguments.processes}: there are {arguments.workers} threads")
     if unknown:
         command.error(f"one argument too many: {unknown[0]}")
     return arguments
@@ -167,6 +181,13 @@ def _add_demo(demo: argparse.ArgumentParser) -> None:
     demo.set_defaults(parser=demo)
     demo.add_argument(
         "--workers", type=workers, default=58, metavar="N", help="threads (default 58)"
+    )
+    demo.add_argument(
+        "--processes",
+        type=processes,
+        default=1,
+        metavar="N",
+        help="share the threads among N processes (default 1)",
     )
     demo.add_argument(
         "--writes", type=positive_int, default=288, metavar="N", help="saves in all (default 288)"

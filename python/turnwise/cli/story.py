@@ -72,9 +72,25 @@ class Side:
 class Threads:
     """Runs each worker's share of the saves, all released at once, and keeps their outcomes."""
 
-    def __init__(self, workers: int, writes: int, time_limit: float) -> None:
-        self.shares = [range(worker, writes, workers) for worker in range(workers)]
+    def __init__(
+        self,
+        workers: int,
+        writes: int,
+        time_limit: float,
+        *,
+        part: tuple[int, int] = (0, 1),
+        release: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Takes every `part[1]`-th worker, from `part[0]` on.
+
+        `release` is called when they are ready, and returns when all parts may start.
+        """
+        number, parts = part
+        self.workers = workers
+        self.writes = writes
+        self.shares = [range(worker, writes, workers) for worker in range(number, workers, parts)]
         self.time_limit = time_limit
+        self._release = release
         self.stop = threading.Event()
         self.acknowledged: list[int] = []
         self.failed: list[str] = []
@@ -83,6 +99,22 @@ class Threads:
         self._started = 0.0
         self._deadline = math.inf
         self._lock = threading.Lock()
+
+    def plan(self) -> tuple[int, int, float]:
+        """Workers, writes and time limit, of all parts together."""
+        return self.workers, self.writes, self.time_limit
+
+    def outcomes(self) -> tuple[list[int], list[str], list[float], float]:
+        """What came of this part, for `add`."""
+        return self.acknowledged, self.failed, self.waits, self.seconds
+
+    def add(self, outcomes: tuple[list[int], list[str], list[float], float]) -> None:
+        """Counts what another part did as this one's."""
+        acknowledged, failed, waits, seconds = outcomes
+        self.acknowledged += acknowledged
+        self.failed += failed
+        self.waits += waits
+        self.seconds = max(self.seconds, seconds)
 
     def remaining(self) -> float:
         """Seconds to the time limit, at least 0."""
@@ -138,6 +170,7 @@ class Threads:
 
     def _start(self) -> None:
         # Called by one thread before any is released, so that no save is outside the measured time.
+        self._release()
         self._started = time.perf_counter()
         self._deadline = self._started + self.time_limit
 
@@ -263,7 +296,8 @@ def _create(path: str) -> None:
     connection = sqlite3.connect(path)
     try:
         connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute(SCHEMA)
+        # Another process of the same side may have been first.
+        connection.execute(SCHEMA.replace("CREATE TABLE", "CREATE TABLE IF NOT EXISTS"))
         connection.commit()
     finally:
         connection.close()

@@ -1,5 +1,6 @@
 //! How long to wait: exponential growth, capped first, then drawn.
 
+use super::adaptive::Learner;
 use super::policy::{RetryPolicy, nanoseconds};
 use crate::numbered::numbered;
 use crate::rng::Rng;
@@ -7,7 +8,7 @@ use crate::rng::Rng;
 numbered! {
     /// How a delay is drawn from its ceiling `v`, which is capped *before* the draw, so that delays
     /// stay spread out at the cap too. `U[a, b]` is a whole number of nanoseconds, both ends
-    /// included. Number 5 is reserved for a kind that learns how long the lock is held.
+    /// included.
     ///
     /// Full, equal and decorrelated are those of the AWS article "Exponential Backoff And Jitter",
     /// but for the order of cap and draw.
@@ -24,6 +25,11 @@ numbered! {
         /// `U[initial_delay, min(max_delay, 3 × the delay before)]`, the first from
         /// `initial_delay`. Does not use `backoff_factor`.
         Decorrelated = 4, "decorrelated";
+        /// `U[0.5·mu, 1.5·mu]`, where `mu` follows how long the lock is really held: see
+        /// [`Learner`]. It begins at 5 ms and is at most `max_delay`; `initial_delay` and
+        /// `backoff_factor` are not used. Without a learner that outlives the wait nothing is
+        /// learned, and `mu` grows by a tenth with each delay.
+        Adaptive = 5, "adaptive";
     }
 }
 
@@ -39,6 +45,8 @@ pub struct Delays {
     ceiling: f64,
     previous_ns: u64,
     rng: Rng,
+    /// Of the adaptive kind alone: who draws, and the sum of the delays so far.
+    learner: Option<(Learner, u64)>,
 }
 
 impl Delays {
@@ -52,17 +60,24 @@ impl Delays {
             ceiling: exact_f64(initial_ns),
             previous_ns: initial_ns,
             rng: Rng::new(seed),
+            learner: policy.learner(seed).ok().map(|learner| (learner, 0)),
         }
     }
 
     /// The next delay in nanoseconds. Takes one draw, and none without jitter.
     pub fn next_ns(&mut self) -> u64 {
+        if let Some((learner, elapsed)) = &mut self.learner {
+            let delay = learner.failed(*elapsed);
+            *elapsed = elapsed.saturating_add(delay);
+            return delay;
+        }
         let ceiling = whole(self.ceiling);
         // One rounded multiplication a step, which IEEE 754 defines to the last bit; powers and
         // logarithms of the standard library differ between platforms.
         self.ceiling = (self.ceiling * self.factor).min(exact_f64(self.max_ns));
         let delay = match self.jitter {
-            Jitter::None => ceiling,
+            // The adaptive kind has a learner.
+            Jitter::None | Jitter::Adaptive => ceiling,
             Jitter::Additive => ceiling.saturating_add(self.rng.between(0, self.initial_ns)),
             Jitter::Equal => (ceiling / 2).saturating_add(self.rng.between(0, ceiling / 2)),
             Jitter::Full => self.rng.between(0, ceiling),

@@ -2,6 +2,7 @@
 
 use core::time::Duration;
 
+use super::adaptive::Learner;
 use super::delays::{Delays, Jitter};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -108,6 +109,9 @@ impl RetryPolicy {
 
     /// Settings for waiting on a lock that is held for milliseconds: 1 ms growing to 50 ms with
     /// full jitter, for 30 s.
+    ///
+    /// Not [`Jitter::Adaptive`]: it is had sooner, but leaves less to writers that know nothing of
+    /// turnwise, and among many processes the lock more often stays with one.
     pub fn for_locks() -> Self {
         Self {
             settings: RetrySettings {
@@ -167,6 +171,21 @@ impl RetryPolicy {
     /// deadline are not looked at.
     pub fn delays(&self, seed: u64) -> Delays {
         Delays::new(self, seed)
+    }
+
+    /// What learns, across waits, how long to wait for one lock.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidPolicy`] unless the jitter is [`Jitter::Adaptive`].
+    pub fn learner(&self, seed: u64) -> Result<Learner> {
+        match self.jitter() {
+            Jitter::Adaptive => Ok(Learner::new(self, seed)),
+            other => Err(invalid(format!(
+                "jitter is {other}, which learns nothing; make the policy with jitter adaptive, or \
+                 draw from its delays"
+            ))),
+        }
     }
 }
 

@@ -4,8 +4,8 @@ use std::sync::atomic::Ordering;
 
 use super::failure::Failure;
 use super::fault::FaultPoint;
-use super::log_sync::sync_log;
-use super::store::Store;
+use super::log_sync::{rewrite_log, sync_log};
+use super::store::{Store, ours};
 use crate::classify::Journal;
 
 /// Frames in the WAL after which a checkpoint is due: SQLite's own default.
@@ -21,24 +21,25 @@ impl Store {
             Some(fault) => Err(fault.code),
             None => sync_log(&mut self.connection),
         };
-        self.holed = synced.is_err();
+        if synced.is_err() {
+            self.holed = true;
+            // At once, if the lock is free: others may checkpoint.
+            drop(self.mend_log());
+        }
         synced.map_err(Failure::of_code)
     }
 
-    /// Moves the whole log into the database and cuts it off, so that no recovery reads it.
-    pub(super) fn empty_log(&mut self) -> Result<(), Failure> {
-        let busy: i32 = self.guard.lifted(|| {
-            let sql = "PRAGMA wal_checkpoint(TRUNCATE)";
-            self.connection.query_row(sql, [], |row| row.get(0))
-        })?;
-        if busy != 0 {
-            return Err(Failure::of_code(rusqlite::ffi::SQLITE_BUSY));
+    /// Fills the hole that a failed sync may have left in the log.
+    pub(super) fn mend_log(&mut self) -> Result<(), Failure> {
+        if !self.holed {
+            return Ok(());
         }
-        sync_log(&mut self.connection).map_err(Failure::of_code)?;
-        self.holed = false;
-        self.checkpoint_at = CHECKPOINT_FRAMES;
-        self.frames.store(0, Ordering::Relaxed);
-        Ok(())
+        // So that nobody begins the log anew meanwhile.
+        self.control(ours!("BEGIN IMMEDIATE"))?;
+        let mended = rewrite_log(&mut self.connection).map_err(Failure::of_code);
+        self.holed = mended.is_err();
+        self.try_roll_back()?;
+        mended
     }
 
     /// Whether the WAL is long enough for a checkpoint.
@@ -49,6 +50,7 @@ impl Store {
 
     /// Copies the WAL into the database as far as readers allow. Never waits for anybody.
     pub(crate) fn checkpoint(&mut self) -> Result<(), Failure> {
+        self.mend_log()?;
         let (frames, moved): (i32, i32) = self.meet(FaultPoint::Checkpoint, || {
             Ok(self.guard.lifted(|| {
                 self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, Ordering};
 
+use rusqlite::config::DbConfig;
 use rusqlite::hooks::Wal;
 use rusqlite::{Connection, OpenFlags};
 
@@ -30,6 +31,7 @@ macro_rules! ours {
         concat!("/*turnwise*/", $sql)
     };
 }
+pub(super) use ours;
 pub(super) const MARK: &str = ours!("");
 
 /// One connection to one file.
@@ -46,9 +48,7 @@ pub(crate) struct Store {
     pub(super) faults: Faults,
     /// What is open holds what callers were told is undone.
     doomed: bool,
-    /// Set by a COMMIT that has written to the log.
-    pub(super) logged: Arc<AtomicBool>,
-    /// What the last COMMIT wrote to the log is still to be synced.
+    /// What the last COMMIT wrote to the log, or found there, is still to be synced.
     pub(super) unsynced: bool,
     /// A sync of the log has failed: what was to be synced may be a hole, at which a recovery would
     /// stop reading the log, whatever was synced behind it since.
@@ -67,12 +67,9 @@ impl Store {
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
         let frames = Arc::new(AtomicI32::new(0));
         let seen = Arc::clone(&frames);
-        let logged = Arc::new(AtomicBool::new(false));
-        let written = Arc::clone(&logged);
         // Replaces SQLite's automatic checkpoint, which would run inside somebody's COMMIT.
         connection.wal_hook(Some(move |_: &mut Wal, pages| {
             seen.store(pages, Ordering::Relaxed);
-            written.store(true, Ordering::Relaxed);
             Ok(())
         }))?;
         let last_insert = Arc::new(LastInsert::default());
@@ -91,7 +88,6 @@ impl Store {
             last_insert,
             faults: Faults::default(),
             doomed: false,
-            logged,
             unsynced: false,
             holed: false,
         })
@@ -146,9 +142,7 @@ impl Store {
     pub(crate) fn begin(&mut self, durability: Durability) -> Result<(), Failure> {
         // What a ROLLBACK that failed has left open.
         self.try_roll_back()?;
-        if self.holed && durability != Durability::Normal {
-            self.empty_log()?;
-        }
+        self.mend_log()?;
         if self.durability != Some(durability) {
             let level = match (durability, self.journal_mode) {
                 // Until the folder is synced, a power cut can bring a deleted journal back, and
@@ -164,14 +158,14 @@ impl Store {
     }
 
     pub(crate) fn commit(&mut self) -> Result<(), Failure> {
-        self.logged.store(false, Ordering::Relaxed);
         self.meet(FaultPoint::Commit, || self.control(ours!("COMMIT")))?;
         if self.in_transaction() {
             return Err(Failure::new(ErrorKind::Internal, "COMMIT left the transaction open"));
         }
-        self.unsynced = self.durability == Some(Durability::Pipelined)
-            && self.journal_mode == Journal::Wal
-            && self.logged.load(Ordering::Relaxed);
+        // Even if nothing was written: a row that was found there may be another process's, which has
+        // not synced it yet.
+        self.unsynced =
+            self.durability == Some(Durability::Pipelined) && self.journal_mode == Journal::Wal;
         Ok(())
     }
 
@@ -180,7 +174,7 @@ impl Store {
         drop(self.try_roll_back());
     }
 
-    fn try_roll_back(&mut self) -> Result<(), Failure> {
+    pub(super) fn try_roll_back(&mut self) -> Result<(), Failure> {
         let mut last = Ok(());
         for _ in 0..ROLLBACKS {
             // A failing ROLLBACK has ended the transaction all the same (lang_transaction.html),
@@ -256,11 +250,15 @@ impl Store {
     }
 
     /// Closes the connection; the last one on a file folds the WAL into the database.
-    pub(crate) fn close(self) -> Result<(), Failure> {
+    pub(crate) fn close(mut self) -> Result<(), Failure> {
+        if self.mend_log().is_err() {
+            // A fold of the log is as dangerous as a checkpoint: see `rewrite_log`.
+            self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        }
         self.connection.close().map_err(|(_, error)| error.into())
     }
 
-    fn control(&self, sql: &str) -> Result<(), Failure> {
+    pub(super) fn control(&self, sql: &str) -> Result<(), Failure> {
         self.guard.lifted(|| {
             let mut statement = self.connection.prepare_cached(sql)?;
             if statement.column_count() == 0 {

@@ -275,7 +275,7 @@ impl Turn {
     /// Whether it is one. `false`: the turn stood still, or there is no turn lock here; wait for
     /// SQLite's own lock as ever.
     pub fn is_held(&self) -> bool {
-        matches!(self.grant, Grant::Held(_))
+        matches!(self.grant, Grant::Held(_)) && !self.shared.is_inherited()
     }
 
     /// From here on the turn is the calling thread's.

@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::claim::{Claim, Grant};
 use super::queue::{SideLock, Taken, TurnQueue};
-use super::share;
 use super::state::{Holder, Side, State, Waiter, Wake};
 use crate::sync::{MutexGuard, now, unlocked};
 
@@ -20,13 +19,14 @@ impl<L: SideLock> TurnQueue<L> {
         let mut state = self.state.lock();
         let Some(holder) = state.holder.take_if(|holder| holder.id == id) else { return };
         self.claimed.store(false, Ordering::Relaxed);
-        if let Some(ago) = self.lock.outsider_seen()
-            && let Some(gap) = share::gap(ago, now() - holder.since)
-            && self.have_keeper(&mut state)
-        {
-            state.gap = Some(now() + gap);
-            self.work.notify_one();
-            return;
+        if let Some(ago) = self.lock.outsider_seen() {
+            let now = now();
+            let gap = state.owed.gap(ago, now - holder.since);
+            if let Some(gap) = gap.filter(|_| self.have_keeper(&mut state)) {
+                state.gap = Some(now + gap);
+                self.work.notify_one();
+                return;
+            }
         }
         self.pass_on(&mut state);
     }
@@ -59,7 +59,7 @@ impl<L: SideLock> TurnQueue<L> {
     /// The first in line gets the turn. There is one, and the side files are ours.
     pub(super) fn grant(&self, state: &mut MutexGuard<'_, State>) {
         let Some(Waiter { id, claim, wake }) = state.waiting.pop_front() else { return };
-        self.hold(state, id, claim);
+        self.hold(state, id, claim, now());
         match wake {
             Wake::Thread(seat) => seat.bell.notify_one(),
             Wake::Call(then) => unlocked(state, || then(Grant::Held(id))),
@@ -83,9 +83,8 @@ impl<L: SideLock> TurnQueue<L> {
         unlocked(state, || calls.into_iter().for_each(|then| then(Grant::Without)));
     }
 
-    pub(super) fn hold(&self, state: &mut State, id: u64, claim: Claim) {
+    pub(super) fn hold(&self, state: &mut State, id: u64, claim: Claim, since: Instant) {
         self.claimed.store(claim.thread.is_some(), Ordering::Relaxed);
-        let since = now();
         state.moved = since;
         state.holder = Some(Holder { id, claim, since });
     }

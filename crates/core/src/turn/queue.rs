@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::claim::{Claim, Grant, TurnStats};
+use super::share::Owed;
 use super::state::{Seat, Side, State, Then, Waiter, Wake};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handoff::Patience;
@@ -58,6 +59,7 @@ impl<L: SideLock> TurnQueue<L> {
                 waiting: VecDeque::new(),
                 holder: None,
                 side: Side::Free,
+                owed: Owed::default(),
                 gap: None,
                 sent_off: Vec::new(),
                 next: 1,
@@ -99,11 +101,18 @@ impl<L: SideLock> TurnQueue<L> {
             drop(state);
             return Err(self.not_in_time());
         }
+        let mut look = match stuck.map(|stuck| self.left_until_stuck(&state, stuck)) {
+            None => None,
+            Some(Some(left)) => Some(now() + left),
+            Some(None) => {
+                state.fall_throughs += 1;
+                return Ok(Grant::Without);
+            }
+        };
         let seat = Arc::<Seat>::default();
         let Some(id) = self.line_up(&mut state, claim, Wake::Thread(Arc::clone(&seat))) else {
             return Ok(Grant::Without);
         };
-        let mut look = stuck.map(|stuck| now() + stuck);
         loop {
             if let Some(grant) = state.grant_of(id) {
                 return Ok(grant);
@@ -253,9 +262,10 @@ impl<L: SideLock> TurnQueue<L> {
         }
         match self.lock.try_take() {
             Taken::Yes => {
-                state.side = Side::Ours(now());
+                let now = now();
+                state.side = Side::Ours(now);
                 let id = state.number();
-                self.hold(state, id, claim.clone());
+                self.hold(state, id, claim.clone(), now);
                 Some(Grant::Held(id))
             }
             Taken::Busy => None,

@@ -6,12 +6,13 @@
 //! ```
 
 use std::fs::File;
+use std::io::Write as _;
 use std::time::Duration;
 
 use super::side::nanoseconds_since_1970;
 
 /// Bytes of the first line.
-const LINE: u64 = 43;
+const LINE: usize = 43;
 
 /// Who has the turn, and since when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,9 +34,12 @@ impl Record {
 }
 
 pub(super) fn write(file: &File, record: Record) {
-    let line = format!("pid {:010} since {}\n", record.pid, seconds(record.since));
+    let (seconds, rest) = seconds(record.since);
+    // Without a string: every turn may come here.
+    let mut line = [0; LINE];
+    let written = writeln!(&mut line[..], "pid {:010} since {seconds:011}.{rest:09}", record.pid);
     // Advice for error messages; nobody waits for it.
-    let _ = write_at(file, line.as_bytes(), 0);
+    let _ = written.and_then(|()| write_at(file, &line, 0));
 }
 
 pub(super) fn read(file: &File) -> Option<Record> {
@@ -46,12 +50,14 @@ pub(super) fn read(file: &File) -> Option<Record> {
 }
 
 pub(super) fn write_outsider(file: &File, seen: u64) {
-    let _ = write_at(file, format!("outsider {}\n", seconds(seen)).as_bytes(), LINE);
+    let (seconds, rest) = seconds(seen);
+    let line = format!("outsider {seconds:011}.{rest:09}\n");
+    let _ = write_at(file, line.as_bytes(), LINE as u64);
 }
 
 /// When an outsider was last met; 0 for never.
 pub(super) fn outsider(file: &File) -> u64 {
-    let line = line_at(file, LINE);
+    let line = line_at(file, LINE as u64);
     line.and_then(|line| parse(line.strip_prefix("outsider ")?)).unwrap_or(0)
 }
 
@@ -97,8 +103,8 @@ fn holder_by_the_kernel(file: &File) -> Option<u32> {
     }
 }
 
-fn seconds(nanoseconds: u64) -> String {
-    format!("{:011}.{:09}", nanoseconds / 1_000_000_000, nanoseconds % 1_000_000_000)
+fn seconds(nanoseconds: u64) -> (u64, u64) {
+    (nanoseconds / 1_000_000_000, nanoseconds % 1_000_000_000)
 }
 
 fn parse(text: &str) -> Option<u64> {

@@ -56,6 +56,25 @@ struct Files {
     writable: bool,
 }
 
+impl Files {
+    /// `false`: somebody has the turn, or is next.
+    fn try_lock(&self) -> io::Result<bool> {
+        if !try_lock(&self.next)? {
+            return Ok(false);
+        }
+        let taken = try_lock(&self.turn);
+        self.next.unlock()?;
+        taken
+    }
+
+    fn lock(&self) -> io::Result<()> {
+        lock(&self.next)?;
+        let taken = lock(&self.turn);
+        self.next.unlock()?;
+        taken
+    }
+}
+
 impl SideFiles {
     /// For the database at its resolved path. Nothing is opened yet.
     pub(super) fn new(database: &Path) -> Self {
@@ -73,8 +92,7 @@ impl SideFiles {
         self.inner.lock().unavailable.as_ref().map(|(_, why)| why.clone())
     }
 
-    fn files(&self) -> Result<Arc<Files>, String> {
-        let mut inner = self.inner.lock();
+    fn files(&self, inner: &mut Inner) -> Result<Arc<Files>, String> {
         if let Some(files) = &inner.open {
             return Ok(Arc::clone(files));
         }
@@ -122,71 +140,82 @@ impl SideFiles {
         is_at(&files.turn, &self.turn) && is_at(&files.next, &self.next)
     }
 
-    /// Runs `take` until it has locked files that are those in the folder.
-    fn settle(&self, waited: bool, take: impl Fn(&Files) -> io::Result<bool>) -> Taken {
-        for _ in 0..REOPENINGS {
-            let files = match self.files() {
-                Ok(files) => files,
-                Err(why) => return self.give_up(why),
-            };
-            match take(&files) {
-                Ok(true) => {}
-                Ok(false) => return Taken::Busy,
-                Err(error) => {
-                    self.inner.lock().open = None;
-                    return self
-                        .give_up(format!("{} cannot be locked: {error}", self.turn.display()));
-                }
+    /// Takes note of files that were locked, if they are the ones in the folder. `waited`: trust
+    /// nothing that was known before.
+    fn settle(&self, inner: &mut Inner, files: Arc<Files>, waited: bool) -> bool {
+        let now = Instant::now();
+        let within = |since: Option<Instant>, time| since.is_some_and(|since| now - since < time);
+        if waited || !within(inner.checked, TRUSTED) {
+            if !self.are_current(&files) {
+                inner.open = None;
+                return false;
             }
-            let mut inner = self.inner.lock();
-            let trusted = inner.checked.is_some_and(|checked| checked.elapsed() < TRUSTED);
-            if waited || !trusted {
-                if !self.are_current(&files) {
-                    inner.open = None;
-                    continue;
-                }
-                inner.checked = Some(Instant::now());
-            }
-            let known = inner.recorded.is_some_and(|recorded| recorded.elapsed() < RECORDED);
-            if files.writable && (waited || !known) {
-                record::write(&files.turn, Record::of_this_process());
-                inner.recorded = Some(Instant::now());
-            }
-            if waited {
-                let seen = record::outsider(&files.turn);
-                self.outsider.fetch_max(seen, Ordering::Relaxed);
-            }
-            inner.held = Some(files);
-            return Taken::Yes;
+            inner.checked = Some(now);
         }
-        self.give_up(format!("{} is replaced again and again", self.turn.display()))
+        if files.writable && (waited || !within(inner.recorded, RECORDED)) {
+            record::write(&files.turn, Record::of_this_process());
+            inner.recorded = Some(now);
+        }
+        if waited {
+            self.outsider.fetch_max(record::outsider(&files.turn), Ordering::Relaxed);
+        }
+        inner.held = Some(files);
+        true
     }
 
-    fn give_up(&self, why: String) -> Taken {
-        self.inner.lock().unavailable = Some((Instant::now(), why.clone()));
+    fn give_up(inner: &mut Inner, why: String) -> Taken {
+        inner.open = None;
+        inner.unavailable = Some((Instant::now(), why.clone()));
         Taken::Unavailable(why)
+    }
+
+    fn cannot_lock(&self, error: &io::Error) -> String {
+        format!("{} cannot be locked: {error}", self.turn.display())
+    }
+
+    fn replaced_too_often(&self) -> String {
+        format!("{} is replaced again and again", self.turn.display())
     }
 }
 
 impl SideLock for SideFiles {
     fn try_take(&self) -> Taken {
-        self.settle(false, |files| {
-            if !try_lock(&files.next)? {
-                return Ok(false);
+        let mut inner = self.inner.lock();
+        for _ in 0..REOPENINGS {
+            let files = match self.files(&mut inner) {
+                Ok(files) => files,
+                Err(why) => return Self::give_up(&mut inner, why),
+            };
+            match files.try_lock() {
+                Ok(true) => {}
+                Ok(false) => return Taken::Busy,
+                Err(error) => return Self::give_up(&mut inner, self.cannot_lock(&error)),
             }
-            let taken = try_lock(&files.turn);
-            files.next.unlock()?;
-            taken
-        })
+            if self.settle(&mut inner, files, false) {
+                return Taken::Yes;
+            }
+        }
+        Self::give_up(&mut inner, self.replaced_too_often())
     }
 
     fn take(&self) -> Taken {
-        self.settle(true, |files| {
-            lock(&files.next)?;
-            let taken = lock(&files.turn);
-            files.next.unlock()?;
-            taken.map(|()| true)
-        })
+        for _ in 0..REOPENINGS {
+            let mut inner = self.inner.lock();
+            let files = match self.files(&mut inner) {
+                Ok(files) => files,
+                Err(why) => return Self::give_up(&mut inner, why),
+            };
+            drop(inner);
+            let locked = files.lock();
+            let mut inner = self.inner.lock();
+            if let Err(error) = locked {
+                return Self::give_up(&mut inner, self.cannot_lock(&error));
+            }
+            if self.settle(&mut inner, files, true) {
+                return Taken::Yes;
+            }
+        }
+        Self::give_up(&mut self.inner.lock(), self.replaced_too_often())
     }
 
     fn give_back(&self) {
@@ -197,12 +226,12 @@ impl SideLock for SideFiles {
     }
 
     fn stood_still(&self) -> Option<Duration> {
-        let files = self.files().ok()?;
+        let files = self.files(&mut self.inner.lock()).ok()?;
         record::read(&files.turn).map(|record| record.age())
     }
 
     fn describe_holder(&self) -> Option<String> {
-        let files = self.files().ok()?;
+        let files = self.files(&mut self.inner.lock()).ok()?;
         record::describe(&files.turn)
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::claim::{Claim, Grant};
+use super::share::Owed;
 use crate::sync::Condvar;
 
 /// Gets the grant of a waiter that does not block. Runs outside the lock.
@@ -47,6 +48,8 @@ pub(super) struct State {
     pub(super) waiting: VecDeque<Waiter>,
     pub(super) holder: Option<Holder>,
     pub(super) side: Side,
+    /// Time that is owed to outsiders.
+    pub(super) owed: Owed,
     /// The database is left alone until then.
     pub(super) gap: Option<Instant>,
     /// Those whom the keeper has told to go on without a turn.

@@ -10,12 +10,13 @@ use super::options::WriterOptions;
 use super::stats::{Counters, Timings, WriterStats, add};
 use super::turns::Turns;
 use super::unit::{Done, Job};
-use super::waiting::{SLICE, Waiting};
+use super::waiting::{SLICE, Waiting, nanoseconds};
 use super::watch::Watch;
 use crate::classify::{Conditions, Dialect, Journal, Phase, RetryKind, Verdict, classify};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handoff::worker::{self, Begin, Executor as _};
 use crate::handoff::{Handoff, Patience};
+use crate::retry::Jitter;
 use crate::sqlite::{Durability, Failure, Faults, FileSettings, Gate, Store};
 use crate::sync::Mutex;
 use crate::turn::TurnLock;
@@ -88,7 +89,7 @@ impl Engine {
             serving: AtomicBool::new(false),
             starting: StdMutex::new(()),
             upkeep: AtomicBool::new(false),
-            pacing: Mutex::new(Waiting::new(options.policy)),
+            pacing: Mutex::new(Waiting::learning(options.policy)),
             waits: AtomicBool::new(false),
             begun: AtomicU64::new(0),
             opened: Instant::now(),
@@ -296,11 +297,14 @@ impl Engine {
         add(&self.counters.transactions, 1);
         let held = self.age().saturating_sub(self.begun.load(Ordering::Relaxed));
         self.timings.lock.add(Duration::from_nanos(held));
+        if self.options.policy.jitter() == Jitter::Adaptive {
+            self.pacing.lock().held(held);
+        }
     }
 
     /// Nanoseconds since the file was opened.
     fn age(&self) -> u64 {
-        u64::try_from(self.opened.elapsed().as_nanos()).unwrap_or(u64::MAX)
+        nanoseconds(self.opened.elapsed())
     }
 
     /// Notes after a commit whether a checkpoint is due, and tells.

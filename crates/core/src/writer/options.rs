@@ -19,7 +19,8 @@ use crate::turn::TURN_TIMEOUT;
 #[non_exhaustive]
 pub struct WriterOptions {
     /// The default deadline of a write, and how often the lock is asked for while others hold it:
-    /// for all writers on a file as the one says that opened it.
+    /// for all writers on a file as the one says that opened it. Of the adaptive kind they share
+    /// what is learned.
     pub policy: RetryPolicy,
     /// Rows that one transaction takes; a larger unit goes alone. 1 to 1,000,000.
     pub max_batch: usize,

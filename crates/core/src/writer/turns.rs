@@ -1,6 +1,7 @@
 //! The writer's place in the queue of processes.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::error::Result;
@@ -14,6 +15,8 @@ pub(super) struct Turns {
     lock: Option<TurnLock>,
     turn_timeout: Option<Duration>,
     slot: Arc<Mutex<Slot>>,
+    /// The lane's owner has something to give back.
+    active: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -32,7 +35,7 @@ const LONG: Duration = Duration::from_secs(60);
 
 impl Turns {
     pub(super) fn new(lock: Option<TurnLock>, turn_timeout: Option<Duration>) -> Self {
-        Self { lock, turn_timeout, slot: Arc::default() }
+        Self { lock, turn_timeout, slot: Arc::default(), active: AtomicBool::new(false) }
     }
 
     /// Whether the writer may begin: it has the turn, or goes on without. Otherwise the time after
@@ -42,6 +45,7 @@ impl Turns {
         wake: Option<impl FnOnce() + Send + 'static>,
     ) -> std::result::Result<(), Duration> {
         let Some(lock) = &self.lock else { return Ok(()) };
+        self.active.store(true, Ordering::Relaxed);
         let mut slot = self.slot.lock();
         slot.wanted = true;
         if slot.turn.is_some() {
@@ -59,6 +63,10 @@ impl Turns {
         }
         if let Ok(Some(turn)) = lock.try_acquire_for_nobody(SITE) {
             slot.turn = Some(turn);
+            return Ok(());
+        }
+        if self.turn_timeout.is_some_and(|timeout| lock.is_stuck(timeout)) {
+            slot.turn = lock.fall_through().ok();
             return Ok(());
         }
         let Some(wake) = wake else {
@@ -88,7 +96,7 @@ impl Turns {
 
     /// Gives the turn back, or the place in the line.
     pub(super) fn end(&self) {
-        if self.lock.is_none() {
+        if !self.active.swap(false, Ordering::Relaxed) {
             return;
         }
         let mut slot = self.slot.lock();

@@ -6,7 +6,7 @@ use super::rehearsal::rehearsal_in_effect;
 use super::watch::Watch;
 use crate::classify::Verdict;
 use crate::error::{Error, ErrorKind};
-use crate::retry::{Delays, RetryPolicy};
+use crate::retry::{Delays, Learner, RetryPolicy};
 
 /// How long a sleep lasts at most before the sleeper looks around again.
 pub(super) const SLICE: Duration = Duration::from_millis(50);
@@ -18,6 +18,8 @@ pub(super) const BUSY: i32 = 5;
 pub(super) struct Waiting {
     policy: RetryPolicy,
     delays: Delays,
+    /// What outlives a wait, and the origin of its times.
+    learned: Option<(Learner, Instant)>,
     since: Instant,
     tries: u64,
     last: Option<Verdict>,
@@ -26,13 +28,35 @@ pub(super) struct Waiting {
 impl Waiting {
     pub(super) fn new(policy: RetryPolicy) -> Self {
         let delays = policy.delays(fresh_seed());
-        Self { policy, delays, since: Instant::now(), tries: 0, last: None }
+        Self { policy, delays, learned: None, since: Instant::now(), tries: 0, last: None }
+    }
+
+    /// For many waits of one process for one lock, which learn from each other if the policy says
+    /// so.
+    pub(super) fn learning(policy: RetryPolicy) -> Self {
+        let learner = policy.learner(fresh_seed()).ok();
+        Self { learned: learner.map(|learner| (learner, Instant::now())), ..Self::new(policy) }
     }
 
     /// Others wait from here on: delays and time count anew.
     pub(super) fn restart(&mut self) {
         self.delays = self.policy.delays(fresh_seed());
         self.since = Instant::now();
+    }
+
+    /// The lock was had and held for so many nanoseconds.
+    pub(super) fn held(&mut self, hold_ns: u64) {
+        if let Some((learner, _)) = &mut self.learned {
+            learner.succeeded(hold_ns);
+        }
+    }
+
+    fn next_delay(&mut self) -> Duration {
+        let delay_ns = match &mut self.learned {
+            Some((learner, origin)) => learner.failed(nanoseconds(origin.elapsed())),
+            None => self.delays.next_ns(),
+        };
+        Duration::from_nanos(delay_ns)
     }
 
     /// The lock was taken once more, as `verdict` says. Gives the time to wait before the next try.
@@ -42,7 +66,7 @@ impl Waiting {
     /// [`ErrorKind::LockTimeout`] when a rehearsal allows no more tries.
     pub(super) fn again(&mut self, watch: &Watch, verdict: Verdict) -> Result<Duration, Error> {
         self.tries = self.tries.saturating_add(1);
-        let delay = Duration::from_nanos(self.delays.next_ns());
+        let delay = self.next_delay();
         let delay = match rehearsal_in_effect() {
             None => delay,
             Some(rehearsal) if self.tries < u64::from(rehearsal.max_attempts) => Duration::ZERO,
@@ -86,6 +110,11 @@ impl Waiting {
     fn left(&self) -> Duration {
         self.policy.deadline().saturating_sub(self.since.elapsed())
     }
+}
+
+/// 2^64 ns are 584 years.
+pub(super) fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// The time that is left until `deadline`, or `None` when it has come.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use turnwise::event::{Event, EventKind};
-use turnwise::sqlite::{Params, Value, Written};
+use turnwise::sqlite::{Durability, Params, Value, Written};
 use turnwise::writer::{
     BatchWriter, Call, Completed, MakeObserver, Outbox, Pickup, Sink, Submitted, Transaction, Unit,
     WriterOptions,
@@ -97,12 +97,13 @@ fn poison(mark: i64) -> Unit {
 
 impl Round {
     /// A writer on a copy of its own.
-    pub fn open(template: &Template) -> Self {
+    pub fn open(template: &Template, durability: Durability) -> Self {
         let folder = template.copied();
         let path = folder.path().join("app.db");
         let failures = Arc::new(AtomicU64::new(0));
         let mut options = WriterOptions::default();
         options.journal_mode = template.journal;
+        options.durability = durability;
         let counter = Arc::clone(&failures);
         options.observer = Some(MakeObserver::new(move |_| {
             let counter = Arc::clone(&counter);
@@ -293,6 +294,9 @@ impl Round {
             let all = rows_of(*mark);
             match outcome {
                 None => assert_eq!(found, all, "rows of unit {mark}, which was told done"),
+                Some(ErrorKind::FlushFailed) => {
+                    assert_eq!(found, all, "rows of unit {mark}, which others see");
+                }
                 Some(ErrorKind::CommitOutcomeUnknown) => {
                     assert!(found == 0 || found == all, "{found} rows of unit {mark}, in doubt");
                 }
