@@ -2,6 +2,8 @@
 //! `--cfg shuttle`.
 
 #[cfg(all(test, shuttle))]
+pub(crate) mod checker;
+#[cfg(all(test, shuttle))]
 pub(crate) mod model;
 #[cfg(not(all(test, shuttle)))]
 mod system;

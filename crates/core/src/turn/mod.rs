@@ -18,6 +18,8 @@ mod claim;
 mod keeper;
 #[cfg(feature = "sqlite")]
 mod lock;
+#[cfg(all(test, shuttle))]
+mod model;
 mod passing;
 mod queue;
 #[cfg(feature = "sqlite")]
@@ -28,6 +30,8 @@ mod share;
 #[cfg(feature = "sqlite")]
 mod side;
 mod state;
+#[cfg(all(test, not(shuttle)))]
+mod tests;
 
 pub use claim::{Site, TurnStats};
 #[cfg(feature = "sqlite")]

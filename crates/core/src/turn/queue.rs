@@ -171,6 +171,7 @@ impl<L: SideLock> TurnQueue<L> {
             return None;
         }
         if !self.have_keeper(&mut state) {
+            state.fall_throughs += 1;
             drop(state);
             then(Grant::Without);
             return None;
@@ -180,7 +181,8 @@ impl<L: SideLock> TurnQueue<L> {
 
     /// Takes a request back. `false`: its `then` has the grant, or is about to.
     pub(super) fn withdraw(&self, id: u64) -> bool {
-        self.state.lock().leave(id)
+        let left = self.state.lock().leave(id);
+        left.is_some()
     }
 
     /// Whether the turn has stood still for `stuck`: who waits may go on without it.

@@ -79,4 +79,17 @@ mod tests {
         assert_eq!(owed.gap(MEMORY, AN_HOUR), None);
         assert_eq!(owed.gap(Duration::ZERO, Duration::from_millis(1)), None);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn a_gap_is_its_share_of_the_time(ago in 0..5_000_u64, held in 1..60_000_000_u64) {
+            let held = Duration::from_micros(held);
+            let found = gap(Duration::from_millis(ago), held).unwrap_or_default();
+            let share = found.as_secs_f64() / (found + held).as_secs_f64();
+            let percent = match ago { 0..200 => 0.05, 200..1_000 => 0.10, _ => 0.25 };
+            proptest::prop_assert!(found <= LONGEST);
+            proptest::prop_assert!(share < percent + 1e-6, "{share}");
+            proptest::prop_assert!(found == LONGEST || share > percent - 1e-3, "{share}");
+        }
+    }
 }

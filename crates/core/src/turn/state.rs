@@ -82,9 +82,9 @@ impl State {
         Some(Grant::Without)
     }
 
-    pub(super) fn leave(&mut self, id: u64) -> bool {
-        let before = self.waiting.len();
-        self.waiting.retain(|waiter| waiter.id != id);
-        self.waiting.len() != before
+    /// The waiter, if it still waits. What it left behind is dropped outside the lock.
+    pub(super) fn leave(&mut self, id: u64) -> Option<Waiter> {
+        let at = self.waiting.iter().position(|waiter| waiter.id == id)?;
+        self.waiting.remove(at)
     }
 }

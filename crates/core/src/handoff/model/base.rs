@@ -4,6 +4,7 @@ use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::line::Line;
 use super::{chance, note, pause, pick};
 use crate::error::{Error, ErrorKind};
 use crate::handoff::worker::{Begin, Executor};
@@ -38,6 +39,10 @@ pub(super) enum Got {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Odds {
     pub(super) locked: f64,
+    /// Others come first, and for how long it asks to be left alone then.
+    pub(super) queued: (f64, Duration),
+    /// The turn takes its time.
+    pub(super) slow: f64,
     pub(super) broken: f64,
     pub(super) commit_fails: f64,
     pub(super) upkeep: f64,
@@ -60,7 +65,8 @@ struct Connection {
     closed: bool,
     /// How often it may still be found locked: a lock that is never let go is another matter.
     locks_left: u32,
-    locked_until: Option<Instant>,
+    /// When to ask again, by the writer thread that could not begin.
+    again: Option<Instant>,
     last_seq: u64,
     counts: Counts,
 }
@@ -69,18 +75,20 @@ struct Connection {
 pub(super) struct Counts {
     pub(super) transactions: u32,
     pub(super) locked: u32,
+    pub(super) forgone: u32,
 }
 
 pub(super) struct Base {
     connection: Mutex<Connection>,
     odds: Odds,
     limits: Limits,
+    pub(super) line: Line,
 }
 
 impl Base {
     pub(super) fn new(limits: Limits, odds: Odds) -> Arc<Self> {
         let connection = Mutex::new(Connection { locks_left: 4, ..Connection::default() });
-        Arc::new(Self { connection, odds, limits })
+        Arc::new(Self { connection, odds, limits, line: Line::new(odds) })
     }
 
     pub(super) fn log(&self) -> Vec<u64> {
@@ -97,17 +105,29 @@ impl Base {
         connection.closed
     }
 
-    fn open(&self, sync: u8) -> Begin {
+    fn open(&self, sync: u8, queues: bool) -> Begin {
+        pause();
+        if let Err(after) = self.line.take(queues) {
+            return Begin::Queued(after);
+        }
+        let begun = self.open_in_turn(sync);
+        if matches!(begun, Begin::Failed(_)) || !queues && !matches!(begun, Begin::Ready) {
+            self.line.end();
+        }
+        begun
+    }
+
+    fn open_in_turn(&self, sync: u8) -> Begin {
         pause();
         let mut connection = self.connection.lock();
         assert!(connection.open.is_none(), "two own the lane: begun inside a transaction");
         assert!(!connection.in_upkeep, "two own the lane: begun during upkeep");
         assert!(!connection.closed, "begun after the end");
+        assert!(connection.again.is_none(), "a wait for the lock was not forgone");
         if connection.locks_left > 0 && chance(self.odds.locked) {
             connection.locks_left -= 1;
             connection.counts.locked += 1;
             note("locked");
-            connection.locked_until = Some(now() + RETRY_AFTER);
             return Begin::Locked(RETRY_AFTER);
         }
         if chance(self.odds.broken) {
@@ -143,17 +163,22 @@ impl Base {
         pause();
         let mut connection = self.connection.lock();
         let open = connection.open.take().expect("somebody ended the transaction");
+        assert!(self.line.has_turn(), "the turn was given back in the transaction");
         if chance(self.odds.commit_fails) {
+            drop(connection);
+            self.line.end();
             return Err(Error::new(ErrorKind::DiskFull, "COMMIT failed"));
         }
         connection.log.extend(open.writes);
+        drop(connection);
+        self.line.end();
         Ok(())
     }
 
     /// What the layer above does for a caller that was let in inline. `Err`: the database is locked.
     pub(super) fn run_inline(&self, request: &Request<Job>) -> Result<Outcome<Got>, ()> {
         match self.begin_inline(request) {
-            Begin::Locked(_) => return Err(()),
+            Begin::Locked(_) | Begin::Queued(_) => return Err(()),
             Begin::Failed(error) => return Ok(Err(error)),
             Begin::Ready => {}
         }
@@ -167,7 +192,7 @@ impl Base {
     }
 
     pub(super) fn begin_inline(&self, request: &Request<Job>) -> Begin {
-        self.open(request.strict)
+        self.open(request.strict, false)
     }
 
     /// A statement of turn `id`, if it still has the lane.
@@ -192,6 +217,7 @@ impl Base {
         if commit {
             connection.log.extend(open.writes);
         }
+        self.line.end();
         true
     }
 
@@ -214,14 +240,28 @@ impl Base {
 
 impl Executor<Job, Got> for Base {
     fn begin(&self, sync: u8, attempt: u32) -> Begin {
-        if attempt > 1 {
-            let until = self.connection.lock().locked_until.expect("not found locked before");
-            assert!(now() >= until, "asked for the lock before the time had come");
+        let again = self.connection.lock().again.take();
+        assert!(attempt == 1 || again.is_some(), "not found locked before");
+        if again.is_some_and(|again| now() < again) {
+            self.line.note_early();
         }
         if chance(self.odds.dies) {
             resume_unwind(Box::new("the writer thread panicked"));
         }
-        self.open(sync)
+        let begun = self.open(sync, true);
+        if let Begin::Locked(after) | Begin::Queued(after) = &begun {
+            self.connection.lock().again = Some(now() + *after);
+        }
+        begun
+    }
+
+    fn forgo(&self) {
+        let mut connection = self.connection.lock();
+        assert!(connection.again.take().is_some(), "forgone what was not waited for");
+        connection.counts.forgone += 1;
+        drop(connection);
+        self.line.end();
+        note("forgone");
     }
 
     fn run(
@@ -255,6 +295,7 @@ impl Executor<Job, Got> for Base {
     fn roll_back(&self) {
         pause();
         self.connection.lock().open = None;
+        self.line.end();
     }
 
     fn interrupt(&self) {}
@@ -266,6 +307,7 @@ impl Executor<Job, Got> for Base {
         if claim() {
             pause();
             connection.open = None;
+            self.line.end();
             note("evicted");
         }
     }
@@ -279,6 +321,7 @@ impl Executor<Job, Got> for Base {
             let mut connection = self.connection.lock();
             assert!(connection.open.is_none(), "two own the lane: upkeep inside a transaction");
             assert!(!connection.in_upkeep && !connection.closed);
+            assert!(connection.again.is_none(), "a wait for the lock was not forgone");
             connection.in_upkeep = true;
         }
         pause();
@@ -291,6 +334,8 @@ impl Executor<Job, Got> for Base {
         let mut connection = self.connection.lock();
         assert!(connection.open.is_none(), "closed inside a transaction");
         assert!(!connection.in_upkeep, "closed during upkeep");
+        assert!(connection.again.is_none(), "a wait for the lock was not forgone");
         connection.closed = true;
+        self.line.end();
     }
 }

@@ -1,82 +1,29 @@
 //! The hand-off under a model checker that tries out orders of events.
-//!
-//! `TURNWISE_MODEL_SEED` repeats a run, `TURNWISE_MODEL_ROUNDS` multiplies the number of executions.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::indexing_slicing,
-    clippy::print_stderr,
     clippy::similar_names,
     missing_docs
 )]
 
 mod base;
 mod flush;
+mod line;
 mod plan;
 mod play;
 mod submit;
 
-use std::cell::RefCell;
-use std::collections::BTreeSet;
-use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 
-use shuttle::rand::Rng as _;
-use shuttle::scheduler::{PctScheduler, RandomScheduler};
-use shuttle::{Config, MaxSteps, Runner};
-
 use self::base::{Odds, RETRY_AFTER};
-use self::plan::{Plan, Role, calm, cast, rough};
+use self::plan::{HOUR, Plan, Role, calm, cast, rough};
 use self::play::{Fate, play};
 use super::Limits;
 use crate::error::ErrorKind;
 use crate::handoff::groups::PAUSE;
+use crate::sync::checker::{assert_seen, chance, check, note, pause, pick, sleep};
 use crate::sync::model::elapsed;
-
-fn chance(likely: f64) -> bool {
-    likely > 0.0 && shuttle::rand::thread_rng().gen_bool(likely)
-}
-
-/// Lets others run.
-fn pause() {
-    shuttle::thread::sleep(Duration::ZERO);
-}
-
-fn pick(count: usize) -> usize {
-    shuttle::rand::thread_rng().gen_range(0..count)
-}
-
-thread_local! {
-    /// What happened in any execution of this test.
-    static SEEN: RefCell<BTreeSet<String>> = const { RefCell::new(BTreeSet::new()) };
-}
-
-/// Notes that `what` happened, so that a test can tell whether it tried what it is about.
-fn note(what: impl Into<String>) {
-    SEEN.with_borrow_mut(|seen| seen.insert(what.into()));
-}
-
-fn assert_seen(expected: &[&str]) {
-    SEEN.with_borrow(|seen| {
-        for what in expected {
-            assert!(seen.contains(*what), "{what} never happened, only {seen:?}");
-        }
-    });
-}
-
-/// Plays `scene` in `rounds` orders of events drawn at random and as many with few pre-emptions.
-fn check(rounds: usize, scene: fn()) {
-    let from = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let seed = from("TURNWISE_MODEL_SEED").unwrap_or_else(|| RandomState::new().hash_one(rounds));
-    eprintln!("TURNWISE_MODEL_SEED={seed} repeats this run");
-    let factor = usize::try_from(from("TURNWISE_MODEL_ROUNDS").unwrap_or(1)).unwrap();
-    let mut config = Config::new();
-    config.stack_size = 0x2_0000;
-    config.max_steps = MaxSteps::FailAfter(100_000);
-    config.silence_warnings = true;
-    Runner::new(RandomScheduler::new_from_seed(seed, rounds * factor), config.clone()).run(scene);
-    Runner::new(PctScheduler::new_from_seed(seed, 3, rounds * factor), config).run(scene);
-}
 
 fn all_landed(told: &[(u64, Fate)]) -> bool {
     told.iter().all(|(_, fate)| *fate == Fate::Landed)
@@ -269,4 +216,41 @@ fn shuttle_callers_give_up_before_a_full_queue() {
         play(Plan { cast, limits, interrupted, hurry: 0.2, ..calm() });
     });
     assert_seen(&["Landed", "Failed(WriteCancelled)"]);
+}
+
+#[test]
+fn shuttle_only_the_turn_is_waited_for() {
+    check(1000, || {
+        let roles = [
+            Role::Blocking,
+            Role::Queued,
+            Role::Submitting,
+            Role::Calling,
+            Role::Turning,
+            Role::Flushing,
+        ];
+        let odds = Odds { queued: (0.7, HOUR), upkeep: 0.3, ..Odds::default() };
+        let stage = play(Plan { cast: cast(4, &roles), odds, ..calm() });
+        assert_eq!(elapsed(), Duration::ZERO, "the turn came and nobody was told");
+        assert_eq!(stage.base.counts().forgone, 0, "forgone what was wanted");
+    });
+    assert_seen(&["queued", "the turn came", "Landed"]);
+}
+
+#[test]
+fn shuttle_a_turn_comes_when_nobody_waits_any_more() {
+    check(1000, || {
+        let roles = [Role::Blocking, Role::Queued, Role::Submitting, Role::Turning, Role::Flushing];
+        let after = if chance(0.5) { HOUR } else { Duration::from_millis(1) };
+        let odds = Odds { queued: (0.8, after), slow: 0.7, locked: 0.2, ..Odds::default() };
+        let deadline = (0.7, Duration::from_millis(2));
+        let interrupted = (0.5, 0.5);
+        let hurry = [0.0, 0.1][pick(2)];
+        let cast = cast(3, &roles);
+        play(Plan { cast, odds, deadline, interrupted, cancelled: 0.5, hurry, ..calm() });
+        let late = Duration::from_millis(200);
+        assert!(hurry > 0.0 || elapsed() < late, "a turn that came was not used");
+    });
+    assert_seen(&["forgone", "the turn came", "the turn came too late", "Landed", "inline"]);
+    assert_seen(&["Failed(LockTimeout)", "Failed(WriteCancelled)"]);
 }

@@ -6,7 +6,7 @@ use super::base::Odds;
 use super::pick;
 use crate::handoff::Limits;
 
-const HOUR: Duration = Duration::from_secs(3600);
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
 
 /// How a caller uses the hand-off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,7 +83,15 @@ pub(super) fn calm() -> Plan {
 /// Anything may go wrong at any time.
 pub(super) fn rough() -> Plan {
     Plan {
-        odds: Odds { locked: 0.3, broken: 0.05, commit_fails: 0.1, upkeep: 0.3, dies: 0.0 },
+        odds: Odds {
+            locked: 0.3,
+            queued: (0.3, Duration::from_millis(2)),
+            slow: 0.3,
+            broken: 0.05,
+            commit_fails: 0.1,
+            upkeep: 0.3,
+            dies: 0.0,
+        },
         hurry: [0.0, 0.02, 0.2][pick(3)],
         big: 0.2,
         poisoned: 0.1,

@@ -7,12 +7,12 @@ use std::time::Duration;
 use super::base::{Base, Got, Job, Kind};
 use super::flush::{Ledger, Told};
 use super::plan::{Plan, Role};
-use super::{chance, note, pause, pick};
+use super::{chance, note, pause, pick, sleep};
 use crate::error::ErrorKind;
 use crate::handoff::worker::{self, Begin};
 use crate::handoff::{Admission, Handoff, Outcome, Patience, Pickup, Request};
 use crate::sync::model::{self, Spawned};
-use crate::sync::{Condvar, Mutex, current, now};
+use crate::sync::{Mutex, current, now};
 
 /// What a caller knows of its write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,14 +42,6 @@ pub(super) fn fate(id: u64, outcome: Outcome<Got>) -> Fate {
         }
         Err(error) => Fate::Failed(error.kind()),
     }
-}
-
-/// Sleeps by the model's clock.
-fn sleep(time: Duration) {
-    let (lock, never) = (Mutex::new(()), Condvar::new());
-    let until = now() + time;
-    let mut guard = lock.lock();
-    while !never.wait_until(&mut guard, until).timed_out() {}
 }
 
 impl Stage {
@@ -164,7 +156,9 @@ impl Stage {
             Admission::Queued(ticket, seq) => (ticket, seq),
             Admission::Inline(request) => {
                 match self.ledger.inline(id, || self.base.begin_inline(&request)) {
-                    Begin::Locked(_) => self.handoff.requeue_inline(request, patience.deadline),
+                    Begin::Locked(_) | Begin::Queued(_) => {
+                        self.handoff.requeue_inline(request, patience.deadline)
+                    }
                     Begin::Failed(error) => {
                         self.handoff.leave_lane(false);
                         return Err(error);
@@ -263,6 +257,10 @@ pub(super) fn play(plan: Plan) -> Arc<Stage> {
         attic: Mutex::new(Vec::new()),
         ledger: Ledger::default(),
     });
+    let usher = model::spawn({
+        let stage = Arc::clone(&stage);
+        move || stage.base.line.usher(&stage.handoff)
+    });
     let writer = model::spawn({
         let stage = Arc::clone(&stage);
         move || {
@@ -283,6 +281,9 @@ pub(super) fn play(plan: Plan) -> Arc<Stage> {
     }
     stage.close();
     writer.join();
+    stage.base.line.end_usher();
+    usher.join();
+    stage.base.line.expect_over();
     stage.expect_closed();
     let state = stage.handoff.lock();
     assert!(state.doorway.is_empty() && state.space_calls.is_empty(), "somebody still waits");
