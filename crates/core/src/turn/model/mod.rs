@@ -75,9 +75,9 @@ fn shuttle_outsiders_get_gaps() {
     check(400, || {
         let cast = cast(5, &[Role::Waiting, Role::Asking, Role::Trying]);
         let withdrawn = [0.0, 0.5][pick(2)];
-        play(Plan { cast, hold: 4, outsider: 0.4, withdrawn, ..calm() });
-        // Of each turn at most a twentieth more, and what is slept before a request is taken back.
-        assert!(elapsed() <= 10 * (5 * MILLISECOND + MILLISECOND / 4), "a gap did not end");
+        play(Plan { cast, hold: 30, outsider: 0.4, withdrawn, ..calm() });
+        // A ninth of each turn more, and what is slept before a request is taken back.
+        assert!(elapsed() <= 10 * (30 + 4 + 1) * MILLISECOND, "a gap did not end");
     });
     assert_seen(&["outsider", "gap"]);
 }

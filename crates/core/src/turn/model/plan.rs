@@ -75,7 +75,7 @@ pub(super) fn calm() -> Plan {
 pub(super) fn rough() -> Plan {
     Plan {
         processes: 2 + pick(2),
-        hold: 4,
+        hold: [4, 30][pick(2)],
         stops: 0.1,
         hurry: [0.0, 0.02, 0.2][pick(3)],
         deadline: (0.4, Duration::from_millis(4)),

@@ -13,7 +13,6 @@ use crate::sync::model::{self, Spawned};
 use crate::sync::{Condvar, Mutex, now};
 use crate::turn::claim::{Claim, Grant, Site, claim_of_this_thread};
 use crate::turn::queue::SideLock as _;
-use crate::turn::share;
 use crate::turn::state::Side;
 
 const SITE: Site = Site::Ours("the model");
@@ -223,7 +222,7 @@ impl Stage {
         let moved = passed.max(self.kernel.ledger.moved(self.pid)).expect("nobody had it");
         // It may move on at the very moment.
         assert!(now() == moved || now() >= moved + stuck, "the turn had not stood still");
-        assert!(now() <= called.max(moved) + stuck, "the turn stood still for longer");
+        assert!(now() <= called.max(moved + stuck), "the turn stood still for longer");
         note("stuck");
     }
 
@@ -259,9 +258,10 @@ impl Stage {
         let quiet = (|| {
             let state = self.queue.state.lock();
             let since = state.holder.as_ref()?.since;
+            let mut owed = state.owed.clone();
             drop(state);
             let ago = self.queue.lock.outsider_seen()?;
-            Some(now() + share::gap(ago, now() - since)?)
+            Some(now() + owed.gap(ago, now() - since)?)
         })();
         let quiet = quiet.filter(|_| self.kernel.plan.no_thread == 0.0);
         if quiet.is_some() {
