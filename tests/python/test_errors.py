@@ -212,7 +212,7 @@ ELSEWHERE = {
     "DiskFull": "full_disk_scenes.py",
     "CommitOutcomeUnknown": "test_commit_in_doubt.py",
     # Never raised: the kind of an event.
-    "TurnUnavailable": "test_turns_side_files.py",
+    "TurnUnavailable": "test_turns_files.py",
     # These take a broken disk, a full memory or a signal, or nobody raises them yet.
     "AttemptsExhausted": None,
     "BudgetSpent": None,

@@ -121,7 +121,7 @@ def test_a_writer_without_a_turn_lock_says_so_once(path, tmp_path, degraded, kin
             again.execute(SAVE, ("b", 1))
         wait_until(lambda: degraded)
     time.sleep(0.1)
-    assert [event.path for event in degraded] == [str(path)]
+    assert [(event.path, event.error) for event in degraded] == [(str(path), "TurnUnavailable")]
     assert len(landed(path)) == 21
 
 
