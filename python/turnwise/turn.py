@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from turnwise._native import NativePending, NativeTurn
 
 
+# Who has just got the turn may not have been written down yet.
+_SECOND_LOOK = 0.01
+
+
 @dataclass(frozen=True)
 class TurnStats:
     """What the turn lock of a file has seen in this process."""
@@ -149,13 +153,14 @@ class TurnContext:
         loop.add_reader(pending.fd, wake)
         try:
             while (turn := pending.take()) is None:
-                if self._lock.is_stuck() and pending.withdraw():
-                    return self._lock.fall_through()
-                left = min(until - loop.time(), look)
+                stuck = self._lock.is_stuck()
+                left = min(until - loop.time(), _SECOND_LOOK if stuck else look)
                 # `wait_for` loses a cancellation that comes with the result (Python < 3.12).
                 await asyncio.wait({came}, timeout=None if left == math.inf else max(0.0, left))
                 if came.done():
                     continue
+                if stuck and self._lock.is_stuck() and pending.withdraw():
+                    return self._lock.fall_through()
                 if loop.time() >= until and pending.withdraw():
                     holder = self._lock.holder or "another process has had the turn"
                     raise errors.LockTimeoutError(

@@ -36,3 +36,5 @@ mod tests;
 pub use claim::{Site, TurnStats};
 #[cfg(feature = "sqlite")]
 pub use lock::{Pending, TURN_TIMEOUT, Turn, TurnLock, TurnOptions};
+#[cfg(feature = "sqlite")]
+pub(crate) use queue::SECOND_LOOK;

@@ -13,6 +13,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::handoff::Patience;
 use crate::sync::{Condvar, Mutex, now, unlocked};
 
+/// How long a turn that seems to stand still is looked at: who has just got it may not have been
+/// written down yet.
+pub(crate) const SECOND_LOOK: Duration = Duration::from_millis(10);
+
 /// What asking for the side files' locks came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Taken {
@@ -101,14 +105,8 @@ impl<L: SideLock> TurnQueue<L> {
             drop(state);
             return Err(self.not_in_time());
         }
-        let mut look = match stuck.map(|stuck| self.left_until_stuck(&state, stuck)) {
-            None => None,
-            Some(Some(left)) => Some(now() + left),
-            Some(None) => {
-                state.fall_throughs += 1;
-                return Ok(Grant::Without);
-            }
-        };
+        let left = |stuck| self.left_until_stuck(&state, stuck).unwrap_or(SECOND_LOOK);
+        let mut look = stuck.map(|stuck| now() + left(stuck));
         let seat = Arc::<Seat>::default();
         let Some(id) = self.line_up(&mut state, claim, Wake::Thread(Arc::clone(&seat))) else {
             return Ok(Grant::Without);

@@ -80,6 +80,7 @@ fn queue() -> (Arc<Queue>, Arc<Files>) {
         thread::spawn(move || queue.keep());
         true
     });
+    queue.open();
     (queue, files)
 }
 

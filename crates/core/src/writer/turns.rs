@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::error::Result;
 use crate::sync::Mutex;
-use crate::turn::{Pending, Site, Turn, TurnLock, TurnStats};
+use crate::turn::{Pending, SECOND_LOOK, Site, Turn, TurnLock, TurnStats};
 
 /// The turn of whoever has the lane. Only the lane's owner calls [`take`](Self::take).
 #[derive(Debug)]
@@ -65,10 +65,6 @@ impl Turns {
             slot.turn = Some(turn);
             return Ok(());
         }
-        if self.turn_timeout.is_some_and(|timeout| lock.is_stuck(timeout)) {
-            slot.turn = lock.fall_through().ok();
-            return Ok(());
-        }
         let Some(wake) = wake else {
             slot.wanted = false;
             return Err(Duration::ZERO);
@@ -91,7 +87,12 @@ impl Turns {
             Ok(_) => {}
             Err(_) => slot.turn = lock.fall_through().ok(),
         }
-        if slot.turn.is_some() { Ok(()) } else { Err(self.turn_timeout.unwrap_or(LONG)) }
+        match self.turn_timeout {
+            _ if slot.turn.is_some() => Ok(()),
+            None => Err(LONG),
+            Some(timeout) if lock.is_stuck(timeout) => Err(SECOND_LOOK),
+            Some(timeout) => Err(timeout),
+        }
     }
 
     /// Gives the turn back, or the place in the line.

@@ -145,7 +145,7 @@ impl SideFiles {
     pub(super) fn queue(kernel: &Arc<Kernel>, pid: Pid) -> Arc<Queue> {
         let kernel = Arc::clone(kernel);
         let side = Self { kernel, pid, outsider: Mutex::default(), keeper: Mutex::default() };
-        TurnQueue::new(side, |queue| {
+        let queue = TurnQueue::new(side, |queue| {
             let plan = &queue.lock.kernel.plan;
             if chance(plan.no_thread) {
                 note("no keeper");
@@ -158,7 +158,9 @@ impl SideFiles {
             let before = queue.lock.keeper.lock().replace(keeper);
             assert!(before.is_none(), "two keepers");
             true
-        })
+        });
+        queue.open();
+        queue
     }
 
     fn fails(&self) -> bool {

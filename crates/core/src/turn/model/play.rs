@@ -12,7 +12,7 @@ use crate::sync::checker::{chance, note, pause, pick, sleep};
 use crate::sync::model::{self, Spawned};
 use crate::sync::{Condvar, Mutex, now};
 use crate::turn::claim::{Claim, Grant, Site, claim_of_this_thread};
-use crate::turn::queue::SideLock as _;
+use crate::turn::queue::{SECOND_LOOK, SideLock as _};
 use crate::turn::state::Side;
 
 const SITE: Site = Site::Ours("the model");
@@ -222,7 +222,8 @@ impl Stage {
         let moved = passed.max(self.kernel.ledger.moved(self.pid)).expect("nobody had it");
         // It may move on at the very moment.
         assert!(now() == moved || now() >= moved + stuck, "the turn had not stood still");
-        assert!(now() <= called.max(moved + stuck), "the turn stood still for longer");
+        let latest = (moved + stuck).max(called + SECOND_LOOK);
+        assert!(now() <= latest, "the turn stood still for longer");
         note("stuck");
     }
 
