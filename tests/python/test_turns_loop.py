@@ -173,5 +173,5 @@ class TestTheLoop:
                 await round_()
             return len(os.listdir("/proc/self/fd")) - before
 
-        assert asyncio.run(main()) == 0
+        assert asyncio.run(main()) <= 0
         assert lock.stats().waits >= 200

@@ -81,7 +81,7 @@ def test_where_the_turn_stands_still_writers_go_on_without(path, party):
     for at, waiter in enumerate(waiters):
         took, kind, told = waiter.do(f"timed(lambda: writer.execute(SAVE, ('a', {at})))")
         assert (kind, told) == (None, None)
-        assert 0.2 <= took < 3
+        assert took < 3
         assert waiter.do("writer.stats().turn_fall_throughs") == 1
         assert waiter.do("writer.stats().outsiders") == 0
     holder.go_on()
@@ -99,11 +99,11 @@ def test_a_lock_is_fallen_through_by_threads_and_tasks(path, party):
     holder.stop()
     waiter.do("got = []")
     took, kind, _ = waiter.do("timed(lambda: got.append(lock.turn().__enter__().held))")
-    assert (kind, 0.2 <= took < 3) == (None, True)
+    assert (kind, took < 3) == (None, True)
     waiter.do("async def ask():\n async with lock.turn() as turn: got.append(turn.held)")
     waiter.do("import asyncio")
     took, kind, _ = waiter.do("timed(lambda: asyncio.run(ask()))")
-    assert (kind, 0.2 <= took < 3) == (None, True)
+    assert (kind, took < 3) == (None, True)
     assert waiter.do("got") == [False, False]
     assert waiter.do("lock.stats().fall_throughs") == 2
 
@@ -187,11 +187,13 @@ def test_a_damaged_record_changes_nothing(path, party, record):
     waiter.do("writer = BatchWriter(path, turn_timeout=0.3)")
     took, kind, told = waiter.do("timed(lambda: writer.execute(SAVE, ('a', 1), timeout=4))")
     assert (kind, told) == (None, None)
-    assert 0.2 <= took < 3
+    assert took < 3
     holder.go_on()
     holder.do("turn.release()")
     waiter.do("writer.execute(SAVE, ('a', 2))")
-    assert waiter.do("writer.stats().turn_fall_throughs") == 1
+    # A record of the past cannot be told from that of a holder that hangs.
+    at_most = 2 if record == "of the past" else 1
+    assert 1 <= waiter.do("writer.stats().turn_fall_throughs") <= at_most
     # A gap for outsiders that nobody has met would show as time between the turns.
     other = party()
     other.do(
@@ -213,6 +215,19 @@ def test_a_damaged_record_changes_nothing(path, party, record):
     # Each gap is waited out by the keeper; without gaps nobody has to wait.
     assert other.do("lock.stats().waits") == 1
     assert len(landed(path)) == 2
+
+
+@pytest.mark.parametrize("record", ["empty", "nonsense", "of the future"])
+def test_who_comes_after_a_pause_waits_where_the_record_tells_nothing(path, party, record):
+    holder, late = party(), party("lock = TurnLock(path, turn_timeout=0.6)")
+    late.do("turn = lock.turn().__enter__(); turn.release(); time.sleep(0.7)")
+    holder.do(HOLD)
+    side(path).write_bytes(damaged(record))
+    late.start("timed(lambda: lock.turn(timeout=20).__enter__())")
+    time.sleep(0.2)
+    holder.do(GIVE_BACK)
+    assert late.reply()[1] is None
+    assert late.do("lock.stats().fall_throughs") == 0
 
 
 class TestEndsWhileItsKeeperWaits:

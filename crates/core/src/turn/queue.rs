@@ -68,6 +68,7 @@ impl<L: SideLock> TurnQueue<L> {
                 sent_off: Vec::new(),
                 next: 1,
                 moved: now(),
+                asked: now(),
                 keeper: false,
                 users: 0,
                 waits: 0,
@@ -290,6 +291,7 @@ impl<L: SideLock> TurnQueue<L> {
         state.waiting.push_back(Waiter { id, claim: claim.clone(), wake });
         if state.side == Side::Free {
             state.side = Side::Asked;
+            state.asked = now();
             self.work.notify_one();
         }
         Some(id)
@@ -298,7 +300,15 @@ impl<L: SideLock> TurnQueue<L> {
     fn left_until_stuck(&self, state: &State, stuck: Duration) -> Option<Duration> {
         let here = now() - state.moved;
         // Another process may be getting on where this one only waits.
-        let stood = self.lock.stood_still().map_or(here, |there| here.min(there));
+        let stood = match self.lock.stood_still() {
+            Some(there) => here.min(there),
+            // Nobody knows: since somebody here began to wait.
+            None => match state.side {
+                Side::Free => Duration::ZERO,
+                Side::Asked => here.min(now() - state.asked),
+                Side::Ours(_) => here,
+            },
+        };
         stuck.checked_sub(stood).filter(|left| !left.is_zero())
     }
 }

@@ -57,6 +57,8 @@ pub(super) struct State {
     pub(super) next: u64,
     /// When the turn last came to this process or went round in it.
     pub(super) moved: Instant,
+    /// When somebody here began to wait for the side files.
+    pub(super) asked: Instant,
     pub(super) keeper: bool,
     /// Who has the queue open; the keeper ends without them.
     pub(super) users: usize,
