@@ -28,6 +28,7 @@ async def aexecute(
     writer: BatchWriter, sql: str, params: Parameters, timeout: float | None
 ) -> WriteResult:
     """Queue a write from an event loop and wait for it."""
+    writer._check_task(id(asyncio.current_task()))  # noqa: SLF001 - the other half
     loop = asyncio.get_running_loop()
     began = loop.time()
     # As the caller gave it, so that it is checked; what is left of it once the queue was full.

@@ -224,9 +224,10 @@ class NativeTurnLock:
     """
     def __new__(cls, /, path: Any, *, turn_timeout: SupportsFloat | SupportsIndex | None = ...) -> NativeTurnLock: ...
     def _stats(self, /) -> dict: ...
-    def acquire(self, /, timeout: SupportsFloat | SupportsIndex | None, site: str) -> NativeTurn:
+    def acquire(self, /, timeout: SupportsFloat | SupportsIndex | None, site: str, task: SupportsIndex | None = None) -> NativeTurn:
         """
-        Waits up to `timeout` seconds for the turn; `None` waits without end.
+        Waits up to `timeout` seconds for the turn; `None` waits without end. `task` is the `id` of
+        the asyncio task that asks.
         """
     def fall_through(self, /) -> NativeTurn:
         """
@@ -246,12 +247,12 @@ class NativeTurnLock:
         """
         The database, by its resolved path.
         """
-    def request(self, /, site: str) -> NativePending:
+    def request(self, /, site: str, task: SupportsIndex | None = None) -> NativePending:
         """
         Lines up without blocking. The descriptor of what is returned can be read once the turn has
-        come.
+        come. Fails for a task that has it.
         """
-    def try_acquire(self, /, site: str) -> NativeTurn | None:
+    def try_acquire(self, /, site: str, task: SupportsIndex | None = None) -> NativeTurn | None:
         """
         The turn, or leave to go on without one, if nobody has it, waits for it or asks for it in
         this thread; never blocks.
@@ -277,9 +278,13 @@ class NativeWriter:
         """
         Has a fault strike the file's connection.
         """
-    def _begin(self, /, timeout: SupportsFloat | SupportsIndex | None, site: str) -> NativeTransaction:
+    def _begin(self, /, timeout: SupportsFloat | SupportsIndex | None, site: str, task: SupportsIndex | None) -> NativeTransaction:
         """
         Begins an interactive transaction.
+        """
+    def _check_task(self, /, task: SupportsIndex) -> None:
+        """
+        Fails for an asyncio task, by its `id`, that would wait for itself.
         """
     def _disarm(self, /) -> int:
         """

@@ -70,6 +70,15 @@ def _drain(*_arguments: object, **_details: object) -> None:
         )
 
 
+def running_task() -> int | None:
+    """The ``id`` of the asyncio task that runs in this thread."""
+    loaded = sys.modules.get("asyncio")
+    if loaded is None or loaded._get_running_loop() is None:  # noqa: SLF001 - 20 ns
+        return None
+    task = loaded.current_task()
+    return None if task is None else id(task)
+
+
 def call_site(depth: int) -> str:
     """The file and line of a caller, ``depth`` functions above the one that asks."""
     frame = sys._getframe(depth + 1)  # noqa: SLF001 - what traceback and logging use

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, cast
-from weakref import WeakKeyDictionary
+from typing import TYPE_CHECKING
 
 from turnwise import errors
 from turnwise._native import NativeTurnLock
-from turnwise._process import call_site
+from turnwise._process import call_site, running_task
 
 if TYPE_CHECKING:
     import asyncio
@@ -84,9 +82,6 @@ class TurnLock(NativeTurnLock):
 class TurnContext:
     """One turn: waited for on entry, given back on exit."""
 
-    _held: ClassVar[WeakKeyDictionary[asyncio.Task[Any], dict[str, str]]] = WeakKeyDictionary()
-    """Where each task that has a turn has asked for it, by the database's path."""
-
     def __init__(self, lock: TurnLock, timeout: float | None, site: str) -> None:
         self._lock = lock
         self._timeout = timeout
@@ -95,10 +90,7 @@ class TurnContext:
 
     def __enter__(self) -> NativeTurn:
         """Wait for the turn, in this thread."""
-        self._turn = turn = self._lock.acquire(self._timeout, self._site)
-        task = running_task()
-        if task is not None and turn.held:
-            self._held.setdefault(task, {})[self._lock.path] = self._site
+        self._turn = turn = self._lock.acquire(self._timeout, self._site, running_task())
         return turn
 
     def __exit__(
@@ -108,31 +100,20 @@ class TurnContext:
         traceback: TracebackType | None,
     ) -> None:
         """Give the turn back."""
-        task = running_task()
-        if task is not None:
-            self._held.get(task, {}).pop(self._lock.path, None)
         turn, self._turn = self._turn, None
         if turn is not None:
             turn.release()
 
     async def __aenter__(self) -> NativeTurn:
         """Wait for the turn, suspended."""
-        held = self._held.setdefault(cast("asyncio.Task[Any]", running_task()), {})
-        path = self._lock.path
-        if path in held:
-            raise errors.TurnReenteredError(
-                f"{self._site} asks for the turn that this task already has from {held[path]}, and "
-                "would wait for itself: end that transaction first, or write on its connection"
-            )
+        task = running_task()
         # Mostly nobody has to wait, and no descriptor is needed.
-        turn = self._lock.try_acquire(self._site) or await self._line_up()
+        turn = self._lock.try_acquire(self._site, task) or await self._line_up(task)
         self._turn = turn
-        if turn.held:
-            held[path] = self._site
         return turn
 
-    async def _line_up(self) -> NativeTurn:
-        pending = self._lock.request(self._site)
+    async def _line_up(self, task: int | None) -> NativeTurn:
+        pending = self._lock.request(self._site, task)
         try:
             return pending.take() or await self._wait(pending)
         finally:
@@ -182,11 +163,3 @@ class TurnContext:
     ) -> None:
         """Give the turn back."""
         self.__exit__(kind, error, traceback)
-
-
-def running_task() -> asyncio.Task[Any] | None:
-    """The task that runs in this thread."""
-    loaded = sys.modules.get("asyncio")
-    if loaded is None or loaded._get_running_loop() is None:  # noqa: SLF001 - 20 ns
-        return None
-    return cast("asyncio.Task[Any] | None", loaded.current_task())

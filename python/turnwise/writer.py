@@ -150,7 +150,8 @@ class _TransactionContext:
         self._native: NativeTransaction | None = None
 
     def __enter__(self) -> Transaction:
-        self._native = self._writer._begin(self._timeout, self._site)  # noqa: SLF001 - the other half
+        task = _process.running_task()
+        self._native = self._writer._begin(self._timeout, self._site, task)  # noqa: SLF001 - the other half
         return Transaction(self._native)
 
     def __exit__(

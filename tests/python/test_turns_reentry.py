@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
+import turnwise.sqlite3
 from process_support import landed, make_database
 from turn_parties import SAVE, Party, free
 from turnwise import BatchWriter, TurnLock, errors
@@ -200,6 +201,67 @@ class TestSameTask:
             return (await asyncio.gather(hold(), ask()))[1]
 
         assert asyncio.run(main())
+
+    def test_suspends_in_a_writers_transaction(self, path, lock):
+        async def main(writer):
+            with writer.transaction() as tx:
+                tx.execute(SAVE, ("a", 1))
+                with refused_at_once(HERE, HERE):
+                    async with lock.turn(timeout=10):
+                        pass
+            async with lock.turn(timeout=5) as turn:
+                return turn.held
+
+        with BatchWriter(path, turn_timeout=None) as writer:
+            assert asyncio.run(main(writer))
+        assert landed(path) == {("a", 1): 1}
+
+    def test_awaits_a_write_in_its_turn(self, path, lock):
+        async def main(writer):
+            async with lock.turn():
+                with refused_at_once(HERE):
+                    await writer.aexecute(SAVE, ("a", 1))
+                neighbour = asyncio.create_task(writer.aexecute(SAVE, ("a", 2)))
+                await asyncio.sleep(0.05)
+                assert not neighbour.done()
+            await neighbour
+
+        with BatchWriter(path, turn_timeout=None) as writer:
+            asyncio.run(main(writer))
+        assert landed(path) == {("a", 2): 1}
+
+    def test_suspends_in_a_transaction_of_the_drop_in(self, path, lock):
+        async def main():
+            connection = turnwise.sqlite3.connect(path)
+            with connection:
+                connection.execute(SAVE, ("a", 1))
+                with refused_at_once(HERE, HERE):
+                    async with lock.turn(timeout=10):
+                        pass
+            connection.close()
+
+        asyncio.run(main())
+        assert landed(path) == {("a", 1): 1}
+
+    @pytest.mark.timeout(30)
+    def test_blocks_while_its_neighbour_stands_in_line(self, path, lock):
+        with Party(path) as holder:
+            holder.do("turn = TurnLock(path).turn().__enter__()")
+
+            async def suspend():
+                async with lock.turn(timeout=20) as turn:
+                    return turn.held
+
+            async def main():
+                neighbour = asyncio.create_task(suspend())
+                await asyncio.sleep(0.05)
+                in_thread(lambda: (time.sleep(0.2), holder.do("turn.release()")))
+                # No fall-through, no error: the neighbour comes after it.
+                with lock.turn(timeout=20) as turn:
+                    assert turn.held
+                return await neighbour
+
+            assert asyncio.run(main())
 
 
 def test_locks_that_are_dropped_leave_nothing_behind(path):

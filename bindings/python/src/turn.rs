@@ -9,7 +9,7 @@ use std::time::Duration;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use turnwise::ErrorKind;
-use turnwise::turn::{Pending, Site, Turn, TurnLock, TurnOptions};
+use turnwise::turn::{Asker, Pending, Site, Turn, TurnLock, TurnOptions};
 
 use crate::attention::attentively;
 use crate::error::{refuse, to_py_err};
@@ -33,12 +33,20 @@ impl NativeTurnLock {
         Ok(Self { lock, turn_timeout })
     }
 
-    /// Waits up to `timeout` seconds for the turn; `None` waits without end.
-    fn acquire(&self, py: Python<'_>, timeout: Option<f64>, site: &str) -> PyResult<NativeTurn> {
+    /// Waits up to `timeout` seconds for the turn; `None` waits without end. `task` is the `id` of
+    /// the asyncio task that asks.
+    #[pyo3(signature = (timeout, site, task = None))]
+    fn acquire(
+        &self,
+        py: Python<'_>,
+        timeout: Option<f64>,
+        site: &str,
+        task: Option<u64>,
+    ) -> PyResult<NativeTurn> {
         let timeout = values::seconds("timeout", timeout)?;
-        let site = Site::Text(site.into());
+        let asker = Asker::new(Site::Text(site.into()), task);
         // Nobody has to wait, mostly.
-        if let Some(turn) = self.lock.try_acquire_at(site.clone()).map_err(to_py_err)? {
+        if let Some(turn) = self.lock.try_acquire_at(asker.clone()).map_err(to_py_err)? {
             return Ok(NativeTurn::new(turn));
         }
         let taken = attentively(py, timeout, true, |call| {
@@ -47,15 +55,16 @@ impl NativeTurnLock {
             options.turn_timeout = self.turn_timeout;
             options.slice = call.slice;
             options.interrupted = call.interrupted;
-            self.lock.acquire_at(site, &options)
+            self.lock.acquire_at(asker, &options)
         })?;
         Ok(NativeTurn::new(taken.map_err(to_py_err)?))
     }
 
     /// The turn, or leave to go on without one, if nobody has it, waits for it or asks for it in
     /// this thread; never blocks.
-    fn try_acquire(&self, site: &str) -> PyResult<Option<NativeTurn>> {
-        let turn = match self.lock.try_acquire_at(Site::Text(site.into())) {
+    #[pyo3(signature = (site, task = None))]
+    fn try_acquire(&self, site: &str, task: Option<u64>) -> PyResult<Option<NativeTurn>> {
+        let turn = match self.lock.try_acquire_at(Asker::new(Site::Text(site.into()), task)) {
             Err(error) if error.kind() == ErrorKind::TurnReentered => None,
             other => other.map_err(to_py_err)?,
         };
@@ -63,14 +72,16 @@ impl NativeTurnLock {
     }
 
     /// Lines up without blocking. The descriptor of what is returned can be read once the turn has
-    /// come.
-    fn request(&self, site: &str) -> PyResult<NativePending> {
+    /// come. Fails for a task that has it.
+    #[pyo3(signature = (site, task = None))]
+    fn request(&self, site: &str, task: Option<u64>) -> PyResult<NativePending> {
         let (ours, theirs) = UnixStream::pair().map_err(|error| {
             refuse(ErrorKind::OutOfMemory, format!("no descriptors for a wait: {error}"))
         })?;
         let slot = Arc::new(Mutex::new(Slot::default()));
         let shared = Arc::clone(&slot);
-        let wait = self.lock.request(Site::Text(site.into()), move |turn| {
+        let asker = Asker::new(Site::Text(site.into()), task);
+        let wait = self.lock.request(asker, move |turn| {
             let mut slot = lock(&shared);
             // Else it is given back, outside the lock.
             let surplus = if slot.abandoned { Some(turn) } else { slot.turn.replace(turn) };

@@ -192,12 +192,18 @@ impl NativeWriter {
         py: Python<'_>,
         timeout: Option<f64>,
         site: &str,
+        task: Option<u64>,
     ) -> PyResult<NativeTransaction> {
         let timeout = values::seconds("timeout", timeout)?;
         let begun = attentively(py, timeout, true, |call| {
-            self.writer.transaction(&Call { site, ..*call })
+            self.writer.transaction(&Call { site, task, ..*call })
         })?;
         begun.map(NativeTransaction::new).map_err(to_py_err)
+    }
+
+    /// Fails for an asyncio task, by its `id`, that would wait for itself.
+    fn _check_task(&self, task: u64) -> PyResult<()> {
+        self.writer.check_task(task).map_err(to_py_err)
     }
 
     /// Returns once everything that was accepted before is committed or has failed, and its

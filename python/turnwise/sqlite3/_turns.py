@@ -13,6 +13,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from turnwise._process import running_task
 from turnwise.errors import CannotOpenError, LockTimeoutError
 from turnwise.sqlite3._statements import Kind, kinds_in, value_of
 
@@ -122,11 +123,11 @@ class Turns:
             # Who holds a snapshot waits in vain: SQLite refuses to write once another has
             # committed, and in the rollback journal modes that other's COMMIT waits for us.
             with contextlib.suppress(LockTimeoutError):
-                self.turn = lock.acquire(0.0, _place())
+                self.turn = lock.acquire(0.0, _place(), running_task())
             return
         start = time.monotonic()
         try:
-            self.turn = lock.acquire(max(0.0, timeout), _place())
+            self.turn = lock.acquire(max(0.0, timeout), _place(), running_task())
         except LockTimeoutError as error:
             # Who has the turn need not have the lock: SQLite is asked once, as it is without turns.
             self._refusal = error

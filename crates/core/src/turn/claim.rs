@@ -27,13 +27,58 @@ impl fmt::Display for Site {
     }
 }
 
+/// Who asks for a turn, besides the calling thread.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Asker {
+    /// Where.
+    pub site: Site,
+    /// The coroutine that asks, by a number that is its own while it lives; `None` outside of one.
+    pub task: Option<u64>,
+}
+
+impl Asker {
+    /// One that is not a coroutine if `task` is `None`.
+    pub fn new(site: Site, task: Option<u64>) -> Self {
+        Self { site, task }
+    }
+}
+
+impl From<Site> for Asker {
+    fn from(site: Site) -> Self {
+        Self::new(site, None)
+    }
+}
+
 /// Who asks for a turn.
 #[derive(Debug, Clone)]
 pub(super) struct Claim {
-    /// The thread that would wait for itself if it asked again; `None` for a turn that no
-    /// application code runs in.
+    /// The thread that would wait for itself if it asked again; `None` for a turn in which no
+    /// application code runs.
     pub(super) thread: Option<ThreadId>,
+    /// The coroutine that would.
+    pub(super) task: Option<u64>,
     pub(super) site: Site,
+}
+
+impl Claim {
+    /// The claim of the calling thread.
+    pub(super) fn of_this_thread(asker: impl Into<Asker>) -> Self {
+        let Asker { site, task } = asker.into();
+        Self { thread: Some(current().id()), task, site }
+    }
+
+    /// The claim of somebody in whose turn no application code runs.
+    pub(super) fn of_nobody(site: Site) -> Self {
+        Self { thread: None, task: None, site }
+    }
+
+    /// Whether who made this claim stands still while `other` waits: who blocks stops all
+    /// coroutines of its thread, who `suspends` stops itself.
+    pub(super) fn stops_with(&self, other: &Self, suspends: bool) -> bool {
+        let same_thread = self.thread.is_some() && self.thread == other.thread;
+        same_thread && (!suspends || (self.task.is_some() && self.task == other.task))
+    }
 }
 
 /// What asking for a turn gave.
@@ -57,9 +102,4 @@ pub struct TurnStats {
     pub fall_throughs: u64,
     /// Times that a writer which knows nothing of the turn lock held SQLite's lock in our turn.
     pub outsiders: u64,
-}
-
-/// The claim of this thread.
-pub(super) fn claim_of_this_thread(site: Site) -> Claim {
-    Claim { thread: Some(current().id()), site }
 }

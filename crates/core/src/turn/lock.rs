@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use super::claim::{Claim, Grant, Site, TurnStats, claim_of_this_thread};
+use super::claim::{Asker, Claim, Grant, Site, TurnStats};
 use super::registry::{self, Shared};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handoff::Patience;
@@ -153,14 +153,14 @@ impl TurnLock {
     /// # Errors
     ///
     /// As [`acquire`](Self::acquire).
-    pub fn acquire_at(&self, site: Site, options: &TurnOptions<'_>) -> Result<Turn> {
+    pub fn acquire_at(&self, asker: impl Into<Asker>, options: &TurnOptions<'_>) -> Result<Turn> {
         let shared = self.shared()?;
         let patience = Patience {
             deadline: options.timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
             slice: options.slice,
             interrupted: options.interrupted,
         };
-        let claim = claim_of_this_thread(site);
+        let claim = Claim::of_this_thread(asker);
         let grant = shared.0.acquire(&claim, &patience, options.turn_timeout)?;
         Ok(Turn::new(shared, grant))
     }
@@ -172,7 +172,7 @@ impl TurnLock {
     /// [`ErrorKind::TurnReentered`].
     #[track_caller]
     pub fn try_acquire(&self) -> Result<Option<Turn>> {
-        let claim = claim_of_this_thread(Site::Code(Location::caller()));
+        let claim = Claim::of_this_thread(Site::Code(Location::caller()));
         self.try_acquire_as(&claim)
     }
 
@@ -181,13 +181,13 @@ impl TurnLock {
     /// # Errors
     ///
     /// [`ErrorKind::TurnReentered`].
-    pub fn try_acquire_at(&self, site: Site) -> Result<Option<Turn>> {
-        self.try_acquire_as(&claim_of_this_thread(site))
+    pub fn try_acquire_at(&self, asker: impl Into<Asker>) -> Result<Option<Turn>> {
+        self.try_acquire_as(&Claim::of_this_thread(asker))
     }
 
     /// As [`try_acquire`](Self::try_acquire), for a turn in which no application code runs.
     pub(crate) fn try_acquire_for_nobody(&self, site: Site) -> Result<Option<Turn>> {
-        self.try_acquire_as(&Claim { thread: None, site })
+        self.try_acquire_as(&Claim::of_nobody(site))
     }
 
     fn try_acquire_as(&self, claim: &Claim) -> Result<Option<Turn>> {
@@ -201,9 +201,14 @@ impl TurnLock {
     ///
     /// # Errors
     ///
-    /// What [`open`](Self::open) meets in a child of fork.
-    pub fn request(&self, site: Site, then: impl FnOnce(Turn) + Send + 'static) -> Result<Pending> {
-        self.request_as(&claim_of_this_thread(site), then)
+    /// [`ErrorKind::TurnReentered`] when this coroutine has it, and what [`open`](Self::open) meets
+    /// in a child of fork.
+    pub fn request(
+        &self,
+        asker: impl Into<Asker>,
+        then: impl FnOnce(Turn) + Send + 'static,
+    ) -> Result<Pending> {
+        self.request_as(&Claim::of_this_thread(asker), then)
     }
 
     /// As [`request`](Self::request), for a turn in which no application code runs.
@@ -212,7 +217,7 @@ impl TurnLock {
         site: Site,
         then: impl FnOnce(Turn) + Send + 'static,
     ) -> Result<Pending> {
-        self.request_as(&Claim { thread: None, site }, then)
+        self.request_as(&Claim::of_nobody(site), then)
     }
 
     fn request_as(
@@ -223,17 +228,18 @@ impl TurnLock {
         let shared = self.shared()?;
         let owner = Arc::clone(shared);
         let then = Box::new(move |grant| then(Turn::new(&owner, grant)));
-        let id = shared.0.request(claim, then);
+        let id = shared.0.request(claim, then)?;
         Ok(Pending { shared: Owned::new(Arc::clone(shared)), id })
     }
 
-    /// Fails if this thread has the turn and would wait for itself.
+    /// Fails for a caller that has the turn and would wait for itself: a thread, or the coroutine
+    /// if it `suspends` instead of blocking its thread.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::TurnReentered`] names both places.
-    pub fn check_reentry(&self, site: Site) -> Result<()> {
-        self.shared()?.0.check_reentry(&claim_of_this_thread(site))
+    pub fn check_reentry(&self, asker: impl Into<Asker>, suspends: bool) -> Result<()> {
+        self.shared()?.0.check_reentry(&Claim::of_this_thread(asker), suspends)
     }
 
     /// Whether a thread of this process has the turn, and not only a writer's queue.
@@ -293,9 +299,9 @@ impl Turn {
     }
 
     /// From here on the turn is the calling thread's.
-    pub fn claim(&self, site: Site) {
+    pub fn claim(&self, asker: impl Into<Asker>) {
         if let (Some(shared), Grant::Held(id)) = (self.shared.get(), self.grant) {
-            shared.0.hand_to(id, claim_of_this_thread(site));
+            shared.0.hand_to(id, Claim::of_this_thread(asker));
         }
     }
 

@@ -33,7 +33,7 @@ mod state;
 #[cfg(all(test, not(shuttle)))]
 mod tests;
 
-pub use claim::{Site, TurnStats};
+pub use claim::{Asker, Site, TurnStats};
 #[cfg(feature = "sqlite")]
 pub use lock::{Pending, TURN_TIMEOUT, Turn, TurnLock, TurnOptions};
 #[cfg(feature = "sqlite")]

@@ -86,7 +86,7 @@ impl<L: SideLock> TurnQueue<L> {
     /// Takes the turn if nobody has it or waits for it. `None`: somebody does.
     pub(super) fn try_acquire(&self, claim: &Claim) -> Result<Option<Grant>> {
         let mut state = self.state.lock();
-        check_reentry(&state, claim)?;
+        check_reentry(&state, claim, false)?;
         Ok(self.try_now(&mut state, claim))
     }
 
@@ -98,7 +98,7 @@ impl<L: SideLock> TurnQueue<L> {
         stuck: Option<Duration>,
     ) -> Result<Grant> {
         let mut state = self.state.lock();
-        check_reentry(&state, claim)?;
+        check_reentry(&state, claim, false)?;
         if let Some(grant) = self.try_now(&mut state, claim) {
             return Ok(grant);
         }
@@ -162,20 +162,21 @@ impl<L: SideLock> TurnQueue<L> {
     }
 
     /// Lines up without blocking: `then` gets the grant, at once or later, on any thread.
-    pub(super) fn request(self: &Arc<Self>, claim: &Claim, then: Then) -> Option<u64> {
+    pub(super) fn request(self: &Arc<Self>, claim: &Claim, then: Then) -> Result<Option<u64>> {
         let mut state = self.state.lock();
+        check_reentry(&state, claim, true)?;
         if let Some(grant) = self.try_now(&mut state, claim) {
             drop(state);
             then(grant);
-            return None;
+            return Ok(None);
         }
         if !self.have_keeper(&mut state) {
             state.fall_throughs += 1;
             drop(state);
             then(Grant::Without);
-            return None;
+            return Ok(None);
         }
-        self.line_up(&mut state, claim, Wake::Call(then))
+        Ok(self.line_up(&mut state, claim, Wake::Call(then)))
     }
 
     /// Takes a request back. `false`: its `then` has the grant, or is about to.
@@ -200,9 +201,9 @@ impl<L: SideLock> TurnQueue<L> {
         self.lock.note_outsider();
     }
 
-    /// Fails for a thread that would wait for itself.
-    pub(super) fn check_reentry(&self, claim: &Claim) -> Result<()> {
-        check_reentry(&self.state.lock(), claim)
+    /// Fails for a thread that would wait for itself, or a coroutine if it `suspends`.
+    pub(super) fn check_reentry(&self, claim: &Claim, suspends: bool) -> Result<()> {
+        check_reentry(&self.state.lock(), claim, suspends)
     }
 
     /// From here on the turn `id` is the claimant's.
@@ -288,7 +289,11 @@ impl<L: SideLock> TurnQueue<L> {
         }
         state.waits += 1;
         let id = state.number();
-        state.waiting.push_back(Waiter { id, claim: claim.clone(), wake });
+        // A thread that blocks goes before its own coroutines: they could not give the turn back.
+        let blocks = matches!(wake, Wake::Thread(_));
+        let before = |waiter: &Waiter| blocks && waiter.claim.stops_with(claim, false);
+        let place = state.waiting.iter().position(before).unwrap_or(state.waiting.len());
+        state.waiting.insert(place, Waiter { id, claim: claim.clone(), wake });
         if state.side == Side::Free {
             state.side = Side::Asked;
             state.asked = now();
@@ -316,18 +321,18 @@ impl<L: SideLock> TurnQueue<L> {
 /// SQLITE_BUSY.
 const BUSY: i32 = 5;
 
-fn check_reentry(state: &State, claim: &Claim) -> Result<()> {
+fn check_reentry(state: &State, claim: &Claim, suspends: bool) -> Result<()> {
     match &state.holder {
-        Some(holder) if claim.thread.is_some() && holder.claim.thread == claim.thread => {
-            Err(Error::new(
-                ErrorKind::TurnReentered,
-                format!(
-                    "{} asks for the turn that this thread already has from {}, and would wait for \
-                     itself: end that transaction first, or write on its connection",
-                    claim.site, holder.claim.site
-                ),
-            ))
-        }
+        Some(holder) if holder.claim.stops_with(claim, suspends) => Err(Error::new(
+            ErrorKind::TurnReentered,
+            format!(
+                "{} asks for the turn that this {} already has from {}, and would wait for itself: \
+                 end that transaction first, or write on its connection",
+                claim.site,
+                if suspends { "task" } else { "thread" },
+                holder.claim.site
+            ),
+        )),
         _ => Ok(()),
     }
 }

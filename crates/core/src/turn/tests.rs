@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::claim::{Claim, Grant, Site, claim_of_this_thread};
+use super::claim::{Asker, Claim, Grant, Site};
 use super::queue::{SideLock, Taken, TurnQueue};
 use crate::error::{Error, ErrorKind};
 use crate::handoff::Patience;
@@ -90,23 +90,80 @@ fn within(milliseconds: u64) -> Patience<'static> {
 }
 
 fn acquire(queue: &Arc<Queue>, patience: &Patience<'_>) -> Result<Grant, Error> {
-    queue.acquire(&claim_of_this_thread(HERE), patience, None)
+    queue.acquire(&Claim::of_this_thread(HERE), patience, None)
 }
 
 fn nobodys() -> Claim {
-    Claim { thread: None, site: THERE }
+    Claim::of_nobody(THERE)
 }
 
 #[test]
 fn a_thread_that_asks_again_is_told_both_places() {
     let (queue, _) = queue();
     let turn = acquire(&queue, &within(0)).unwrap();
-    let again = queue.acquire(&claim_of_this_thread(THERE), &within(60_000), None).unwrap_err();
+    let again = queue.acquire(&Claim::of_this_thread(THERE), &within(60_000), None).unwrap_err();
     assert_eq!(again.kind(), ErrorKind::TurnReentered);
     let text = again.to_string();
     assert!(text.contains("there asks") && text.contains("has from here"), "{text}");
     queue.release(turn);
     assert!(matches!(acquire(&queue, &within(0)), Ok(Grant::Held(_))));
+}
+
+#[test]
+fn a_coroutine_that_asks_again_is_told_both_places_and_its_neighbour_waits() {
+    let (queue, _) = queue();
+    let (sender, came) = mpsc::channel();
+    let ask = |site: Site, task| {
+        let sender = sender.clone();
+        let claim = Claim::of_this_thread(Asker::new(site, Some(task)));
+        queue.request(&claim, Box::new(move |grant| sender.send(grant).unwrap()))
+    };
+    assert_eq!(ask(HERE, 1).unwrap(), None);
+    let first = came.recv().unwrap();
+    let again = ask(THERE, 1).unwrap_err();
+    assert_eq!(again.kind(), ErrorKind::TurnReentered);
+    let text = again.to_string();
+    assert!(
+        text.contains("there asks") && text.contains("this task already has from here"),
+        "{text}"
+    );
+    assert!(ask(THERE, 2).unwrap().is_some());
+    // Whoever blocks stops the coroutine that would have to give it back.
+    assert_eq!(acquire(&queue, &within(0)).unwrap_err().kind(), ErrorKind::TurnReentered);
+    queue.release(first);
+    queue.release(came.recv_timeout(Duration::from_secs(60)).unwrap());
+    assert!(matches!(acquire(&queue, &within(0)), Ok(Grant::Held(_))));
+}
+
+#[test]
+fn a_thread_that_blocks_goes_before_its_own_coroutines() {
+    let (queue, files) = queue();
+    files.take_away();
+    let order = Arc::<Mutex<Vec<_>>>::default();
+    let ask = |name: u8, claim: &Claim| {
+        let (order, giver) = (Arc::clone(&order), Arc::clone(&queue));
+        let then = move |grant| {
+            order.lock().unwrap().push(name);
+            // Elsewhere: a coroutine that goes on gives it back.
+            thread::spawn(move || giver.release(grant));
+        };
+        queue.request(claim, Box::new(then)).unwrap().expect("the turn is taken")
+    };
+    ask(1, &nobodys());
+    ask(3, &Claim::of_this_thread(Asker::new(HERE, Some(1))));
+    let freed = Arc::clone(&files);
+    let soon = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(50));
+        freed.free();
+    });
+    let turn = acquire(&queue, &within(60_000)).unwrap();
+    order.lock().unwrap().push(2);
+    queue.release(turn);
+    soon.join().unwrap();
+    while order.lock().unwrap().len() < 3 {
+        thread::yield_now();
+    }
+    assert_eq!(*order.lock().unwrap(), [1, 2, 3]);
 }
 
 #[test]
@@ -116,13 +173,13 @@ fn a_turn_goes_by_its_number_to_another_claimant() {
         panic!("it was free");
     };
     assert!(!queue.claimed.load(Ordering::Relaxed));
-    assert_eq!(queue.try_acquire(&claim_of_this_thread(HERE)).unwrap(), None);
+    assert_eq!(queue.try_acquire(&Claim::of_this_thread(HERE)).unwrap(), None);
     queue.release(Grant::Held(id + 1));
-    queue.hand_to(id + 1, claim_of_this_thread(HERE));
-    assert!(queue.check_reentry(&claim_of_this_thread(THERE)).is_ok());
-    queue.hand_to(id, claim_of_this_thread(HERE));
+    queue.hand_to(id + 1, Claim::of_this_thread(HERE));
+    assert!(queue.check_reentry(&Claim::of_this_thread(THERE), false).is_ok());
+    queue.hand_to(id, Claim::of_this_thread(HERE));
     assert!(queue.claimed.load(Ordering::Relaxed));
-    assert!(queue.check_reentry(&claim_of_this_thread(THERE)).is_err());
+    assert!(queue.check_reentry(&Claim::of_this_thread(THERE), false).is_err());
     queue.release(turn);
     assert!(!queue.claimed.load(Ordering::Relaxed));
 }
@@ -164,7 +221,7 @@ fn a_turn_that_stands_still_is_gone_without() {
     files.take_away();
     let stuck = Duration::from_millis(30);
     let began = Instant::now();
-    let claim = claim_of_this_thread(HERE);
+    let claim = Claim::of_this_thread(HERE);
     let grant = queue.acquire(&claim, &Patience::UNDISTURBED, Some(stuck)).unwrap();
     assert_eq!(grant, Grant::Without);
     assert!(began.elapsed() >= stuck);
@@ -182,7 +239,7 @@ fn requests_come_in_their_order_and_can_be_taken_back() {
     let ask = |name: u8| {
         let sender = sender.clone();
         let then = move |grant| sender.send((name, grant)).unwrap();
-        queue.request(&nobodys(), Box::new(then)).expect("the turn is taken")
+        queue.request(&nobodys(), Box::new(then)).unwrap().expect("the turn is taken")
     };
     let ids = [ask(1), ask(2), ask(3)];
     assert!(queue.withdraw(ids[1]) && !queue.withdraw(ids[1]));
@@ -206,7 +263,7 @@ fn without_side_files_everybody_goes_on_without_a_turn() {
     assert_eq!(acquire(&queue, &within(0)).unwrap(), Grant::Without);
     let (sender, receiver) = mpsc::channel();
     let then = move |grant| sender.send(grant).unwrap();
-    assert_eq!(queue.request(&nobodys(), Box::new(then)), None);
+    assert_eq!(queue.request(&nobodys(), Box::new(then)).unwrap(), None);
     assert_eq!(receiver.try_recv(), Ok(Grant::Without));
     assert_eq!(queue.stats().fall_throughs, 2);
 }
@@ -219,7 +276,7 @@ fn without_a_keeper_who_would_wait_goes_on_without_a_turn() {
     assert_eq!(acquire(&queue, &within(60_000)).unwrap(), Grant::Without);
     let (sender, receiver) = mpsc::channel();
     let then = move |grant| sender.send(grant).unwrap();
-    assert_eq!(queue.request(&nobodys(), Box::new(then)), None);
+    assert_eq!(queue.request(&nobodys(), Box::new(then)).unwrap(), None);
     assert_eq!(receiver.try_recv(), Ok(Grant::Without));
     assert_eq!((queue.stats().waits, queue.stats().fall_throughs), (0, 2));
 }

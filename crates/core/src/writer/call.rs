@@ -22,6 +22,8 @@ pub struct Call<'a> {
     pub interrupted: &'a dyn Fn() -> bool,
     /// Where a transaction is begun, for whoever finds it in the way.
     pub site: &'a str,
+    /// The coroutine that begins it, by a number that is its own while it lives.
+    pub task: Option<u64>,
 }
 
 impl Default for Call<'_> {
@@ -32,6 +34,7 @@ impl Default for Call<'_> {
             slice: None,
             interrupted: &|| false,
             site: "a transaction()",
+            task: None,
         }
     }
 }

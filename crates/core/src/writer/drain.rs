@@ -18,7 +18,7 @@ impl Engine {
         if rows == 0 {
             return Ok(());
         }
-        self.turns.check_reentry(&Site::Ours("a batch writer's flush in this thread"))
+        self.turns.check_reentry(Site::Ours("a batch writer's flush in this thread"), false)
     }
 }
 

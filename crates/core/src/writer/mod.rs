@@ -46,7 +46,7 @@ use unit::{Done, Job};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handoff::{Admission, Patience, Request, Withdrawn};
 use crate::sqlite::{Fault, FileSettings, Written};
-use crate::turn::Site;
+use crate::turn::{Asker, Site};
 
 pub use crate::handoff::{Completed, Pickup, Sink};
 pub use call::{Call, Landing, Place, Submitted};
@@ -183,7 +183,7 @@ impl BatchWriter {
     /// [`ErrorKind::WriterReentered`] in a thread that has one open already, and the errors of
     /// waiting.
     pub fn transaction(&self, call: &Call<'_>) -> Result<Transaction> {
-        let site = Site::Text(call.site.into());
+        let asker = Asker::new(Site::Text(call.site.into()), call.task);
         let owner = crate::sync::current().id();
         let mut request = Job::Turn.request(self.options.durability);
         request.turn = Some((owner, self.options.hold_limit));
@@ -192,7 +192,7 @@ impl BatchWriter {
         let landing = self.run(request, call);
         match landing.outcome? {
             Done::Turn(id) => {
-                engine.turns.claim(site);
+                engine.turns.claim(asker);
                 let transaction = Transaction::new(Arc::clone(engine), id);
                 if landing.interrupted {
                     transaction.roll_back();
@@ -207,6 +207,16 @@ impl BatchWriter {
                 Err(Error::new(ErrorKind::Internal, "a turn was asked for and not given"))
             }
         }
+    }
+
+    /// Fails for a coroutine of this thread that would wait for itself if it awaited a write.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::TurnReentered`] when it has the turn.
+    pub fn check_task(&self, task: u64) -> Result<()> {
+        let asker = Asker::new(Site::Ours("a batch writer of this task"), Some(task));
+        self.engine(&Call::default())?.turns.check_reentry(asker, true)
     }
 
     /// Returns once everything that was accepted before is committed or has failed.
@@ -325,7 +335,7 @@ impl BatchWriter {
 
     fn try_run(&self, request: Request<Job>, call: &Call<'_>) -> Result<Landing<Done>> {
         let engine = self.engine(call)?;
-        engine.turns.check_reentry(&Site::Ours("a batch writer of this thread"))?;
+        engine.turns.check_reentry(Site::Ours("a batch writer of this thread"), false)?;
         let patience = self.patience(call);
         let admission = engine.handoff.enter(request, call.inline, &patience)?;
         add(&engine.counters.submitted, 1);

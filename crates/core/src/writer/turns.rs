@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::error::Result;
 use crate::sync::Mutex;
-use crate::turn::{Pending, SECOND_LOOK, Site, Turn, TurnLock, TurnStats};
+use crate::turn::{Asker, Pending, SECOND_LOOK, Site, Turn, TurnLock, TurnStats};
 
 /// The turn of whoever has the lane. Only the lane's owner calls [`take`](Self::take).
 #[derive(Debug)]
@@ -117,18 +117,18 @@ impl Turns {
         }
     }
 
-    /// From here on the turn is the calling thread's, which asked for it at `site`.
-    pub(super) fn claim(&self, site: Site) {
+    /// From here on the turn is the calling thread's.
+    pub(super) fn claim(&self, asker: Asker) {
         if let Some(turn) = &self.slot.lock().turn {
-            turn.claim(site);
+            turn.claim(asker);
         }
     }
 
-    /// Fails for a thread that has the turn and would wait for itself.
-    pub(super) fn check_reentry(&self, site: &Site) -> Result<()> {
+    /// Fails for a caller that has the turn and would wait for itself.
+    pub(super) fn check_reentry(&self, asker: impl Into<Asker>, suspends: bool) -> Result<()> {
         let Some(lock) = self.lock.as_ref().filter(|lock| lock.is_claimed()) else { return Ok(()) };
         // In a transaction of its own the hand-off knows better what to say.
-        if self.slot.lock().turn.is_some() { Ok(()) } else { lock.check_reentry(site.clone()) }
+        if self.slot.lock().turn.is_some() { Ok(()) } else { lock.check_reentry(asker, suspends) }
     }
 
     /// Who has the turn, in words, where it is not this writer.

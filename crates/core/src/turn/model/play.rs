@@ -11,7 +11,7 @@ use crate::handoff::Patience;
 use crate::sync::checker::{chance, note, pause, pick, sleep};
 use crate::sync::model::{self, Spawned};
 use crate::sync::{Condvar, Mutex, now};
-use crate::turn::claim::{Claim, Grant, Site, claim_of_this_thread};
+use crate::turn::claim::{Claim, Grant, Site};
 use crate::turn::queue::{SECOND_LOOK, SideLock as _};
 use crate::turn::state::Side;
 
@@ -86,7 +86,7 @@ impl Stage {
             chance(plan.interrupted.1)
         };
         let patience = Patience { deadline, slice, interrupted: &interrupted };
-        let claim = claim_of_this_thread(SITE);
+        let claim = Claim::of_this_thread(SITE);
         let outcome = self.queue.acquire(&claim, &patience, stuck);
         if self.is_exact()
             && let Some(deadline) = deadline
@@ -121,7 +121,7 @@ impl Stage {
 
     fn attempt(&self) {
         let called = now();
-        match self.queue.try_acquire(&claim_of_this_thread(SITE)).unwrap() {
+        match self.queue.try_acquire(&Claim::of_this_thread(SITE)).unwrap() {
             Some(Grant::Held(id)) => {
                 self.enter(id);
                 self.hold(id);
@@ -149,9 +149,9 @@ impl Stage {
                 stage.take_delivery(&mailbox, grant);
             }
         };
-        let claim = Claim { thread: None, site: SITE };
+        let claim = Claim::of_nobody(SITE);
         let called = now();
-        let id = self.queue.request(&claim, Box::new(then));
+        let id = self.queue.request(&claim, Box::new(then)).unwrap();
         if let Some(id) = id
             && chance(self.kernel.plan.withdrawn)
         {
@@ -174,7 +174,7 @@ impl Stage {
         match got.take().unwrap() {
             Got::Turn(given) => {
                 assert!(id.is_none_or(|id| id == given), "somebody else's turn");
-                self.queue.hand_to(given, claim_of_this_thread(SITE));
+                self.queue.hand_to(given, Claim::of_this_thread(SITE));
                 self.hold(given);
             }
             Got::Without => self.expect_stuck(called, None),
