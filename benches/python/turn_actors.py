@@ -2,12 +2,15 @@
 
 - `waiter SIDE PATH`: for each line it reads it saves once and prints the monotonic time after it.
 - `holders SIDE PATH`: for each line a child takes the lock, saves, prints its process id, and stays.
+
+  `flock` is a side of these two: the kernel's lock by itself, without a database.
 - `queued SIDE PATH THREADS`: so many threads save once; `ready` is printed before they begin.
 - `alone FOLDER BLOCKS`: one thread's saves with and without the turn lock, as JSON.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import sqlite3
@@ -16,21 +19,38 @@ import sys
 import threading
 import time
 import warnings
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING
 
-from turn_sides import SIDES, prepare
+from turn_sides import SIDES, Opened, Side, prepare
 from turnwise.cli.story import SAVE
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from turnwise.cli.story import Save
 
 BLOCK = 50
 
 
+@contextmanager
+def bare_flock(path: str, level: str, stop: threading.Event) -> Iterator[Opened]:
+    """The kernel's lock by itself."""
+    with open(path, "rb") as file:
+
+        def save(topic: int, title: str) -> None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+        yield Opened(lambda thread: (save, lambda: None))
+
+
+KILLED = {**SIDES, "flock": Side("bare flock", bare_flock)}
+
+
 def waiter(side: str, path: str) -> None:
     """Saves when told to."""
-    with SIDES[side].open(path, "full", threading.Event()) as opened:  # type: ignore[misc]
+    with KILLED[side].open(path, "full", threading.Event()) as opened:  # type: ignore[misc]
         save, close = opened.connect(os.getpid())
         print("ready", flush=True)
         for number, _ in enumerate(sys.stdin):
@@ -46,6 +66,11 @@ def hold(side: str, path: str) -> None:
 
         with BatchWriter(path) as writer, writer.transaction() as transaction:
             transaction.execute(SAVE, (1, "never committed"))
+            print(os.getpid(), flush=True)
+            time.sleep(60)
+    elif side == "flock":
+        with open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
             print(os.getpid(), flush=True)
             time.sleep(60)
     elif side == "dropin":

@@ -103,8 +103,9 @@ def _scenes(part: Part) -> Iterator[str]:
     for name, told in part["kills"].items():
         disk, side = name.split("/")
         figures = (short(told[one]) for one in ("p50", "p99", "max"))
-        saves = f"{told['landed']} of {told['saves']}"
-        rows.append((labels[side], DISKS[disk], str(len(told["ms"])), *figures, saves))
+        saves = f"{told['landed']} of {told['saves']}" if "saves" in told else "none"
+        label = labels.get(side, "the kernel's `flock` by itself")
+        rows.append((label, DISKS[disk], str(len(told["ms"])), *figures, saves))
     yield from table(rows)
     yield ""
     yield "### Threads that stand in line behind another process"

@@ -13,16 +13,18 @@ import time
 from collections import Counter
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from crowd import HERE, RUST, Disk
 from turn_sides import landed, remove
 from turnwise.cli.story import percentiles
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from turns import Bench
+
+Look = TypeVar("Look")
 
 SIDES = ("timeout", "dropin", "batch")
 WAITERS = 3
@@ -41,7 +43,7 @@ def measure(bench: Bench) -> dict[str, Any]:
     queues: dict[str, Any] = {}
     sides = [side for side in SIDES if bench.has(side, "full")]
     for disk in bench.disks.values():
-        for side in sides:
+        for side in (*sides, "flock"):
             bench.say(f"turns: killed holders, {disk.name}, {side}")
             path = bench.path(disk.name, side)
             kills[f"{disk.name}/{side}"] = killed(disk, side, path, bench.plan.kills)
@@ -107,25 +109,20 @@ def killed(disk: Disk, side: str, path: str, kills: int) -> dict[str, Any]:
             at = time.monotonic()
             os.kill(holder, signal.SIGKILL)
             times.append((min(float(answer(waiter)) for waiter in waiters) - at) * 1000)
-    wanted = kills * WAITERS
-    return {"ms": times, **percentiles(times), "saves": wanted, "landed": landed(path, 0, 1)}
+    told = {"ms": times, **percentiles(times)}
+    if side == "flock":
+        return told
+    return {**told, "saves": kills * WAITERS, "landed": landed(path, 0, 1)}
 
 
 def queued(disk: Disk, side: str, path: str, seconds: float) -> dict[str, Any]:
-    """What threads do that stand in line behind another process."""
-    with actor(disk, "holders", side, path) as holders:
-        tell(holders)
-        holder = int(answer(holders))
-        with actor(disk, "queued", side, path, QUEUED) as process:
-            time.sleep(IN_LINE * 3)
-            before = wake_ups(process.pid)
-            time.sleep(seconds)
-            after = wake_ups(process.pid)
-            calls = traced(process.pid, seconds)
-            os.kill(holder, signal.SIGKILL)
-            if answer(process) != "ended":
-                raise SystemExit(f"the queued threads of {side} failed")
-    woken = {thread: after[thread] - before.get(thread, 0) for thread in after}
+    """What threads do that stand in line behind another process.
+
+    Each look is at other threads behind another holder: behind a turn that stands still for two
+    seconds nobody stands in line any more.
+    """
+    woken = in_line(disk, side, path, lambda process: woken_in(process, seconds))
+    calls = in_line(disk, side, path, lambda process: traced(process, seconds))
     return {
         "threads": len(woken),
         "wake_ups_per_second": max(woken.values()) / seconds,
@@ -133,9 +130,31 @@ def queued(disk: Disk, side: str, path: str, seconds: float) -> dict[str, Any]:
         "sleeps_and_polls": None
         if calls is None
         else sum(number for name, number in calls.items() if name in SLEEPS_AND_POLLS) / seconds,
-        "saves": QUEUED,
+        "saves": QUEUED * 2,
         "landed": landed(path, 0, QUEUED),
     }
+
+
+def in_line(disk: Disk, side: str, path: str, look: Callable[[int], Look]) -> Look:
+    """What a look at a process tells whose threads stand in line."""
+    with actor(disk, "holders", side, path) as holders:
+        tell(holders)
+        holder = int(answer(holders))
+        with actor(disk, "queued", side, path, QUEUED) as process:
+            time.sleep(IN_LINE * 3)
+            seen = look(process.pid)
+            os.kill(holder, signal.SIGKILL)
+            if answer(process) != "ended":
+                raise SystemExit(f"the queued threads of {side} failed")
+    return seen
+
+
+def woken_in(process: int, seconds: float) -> dict[int, int]:
+    """How often each thread but the main one has gone to sleep meanwhile."""
+    before = wake_ups(process)
+    time.sleep(seconds)
+    after = wake_ups(process)
+    return {thread: after[thread] - before.get(thread, 0) for thread in after}
 
 
 def wake_ups(process: int) -> dict[int, int]:
