@@ -51,9 +51,11 @@ print(json.dumps({"writes": writes, "inline": stats.inline, "transactions": stat
 # path is looked at once, lest it was replaced.
 UNCONTENDED = {"pwrite64": 2, "fcntl64": 6, "statx": 1}
 
-# The turn: both side files are locked and unlocked. Every 10 ms it is written who has it, and every
-# 0.1 s both files are looked at, open and by their paths.
-TURN = {"flock": 4}
+# The turn: a side file is locked and unlocked; every 2 ms so is the other, where somebody may stand
+# in line. Every 10 ms it is written who has it, and every 0.1 s both files are looked at, open and by
+# their paths.
+TURN = {"flock": 2}
+AFTER_A_WHILE = {"flock": 4}
 RECORDED = {"pwrite64": 3, "getpid": 1}
 CHECKED = {"statx": 5}
 
@@ -81,14 +83,14 @@ def test_the_system_calls_of_an_uncontended_write(
     if not turn_lock:
         assert told["writes"][-50:] == [mostly] * 50
         return
-    mostly |= TURN
-    now_and_then = [
-        {**mostly, **RECORDED},
-        {**mostly, **CHECKED},
-        {**mostly, **RECORDED, **CHECKED},
-    ]
-    counts = [[mostly, *now_and_then].index(write) for write in told["writes"][-50:]]
-    assert counts.count(0) > 25, counts
+    plain = [{**mostly, **TURN}, {**mostly, **AFTER_A_WHILE}]
+    extras = [RECORDED, CHECKED, {**RECORDED, **CHECKED}]
+    allowed = [*plain, *({**one, **extra} for extra in extras for one in plain)]
+    counts = [allowed.index(write) for write in told["writes"][-50:]]
+    assert counts.count(0) + counts.count(1) > 25, counts
+    if durability == "normal":
+        # A flush may well take 2 ms; a write without one never does, but for a scheduler's whim.
+        assert counts.count(0) > 25, counts
 
 
 def test_writes_that_wait_together_share_a_transaction(tmp_path):

@@ -2,7 +2,8 @@
 //!
 //! Who wants the turn locks `-turn-next`, then `-turn`, then unlocks `-turn-next`. The kernel wakes the
 //! first waiter of a lock but does not hand it over, so whoever comes by at that moment could take
-//! it first; here there is only one at `-turn` at a time.
+//! it first; here there is only one at `-turn` at a time. Who has just been through may come back
+//! without `-turn-next` for as long as it might have kept the turn.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use super::passing::BOUND;
 use super::queue::{SideLock, Taken};
 use super::record::{self, Record};
 use crate::sync::Mutex;
@@ -46,6 +48,9 @@ struct Inner {
     /// When the open files were last found to be those in the folder.
     checked: Option<Instant>,
     recorded: Option<Instant>,
+    /// When the turnstile was last passed with nobody in it. Up to [`BOUND`] later this process may
+    /// take the turn without it, which halves the cost of a lock that nobody else wants.
+    passed: Option<Instant>,
     unavailable: Option<(Instant, String)>,
 }
 
@@ -57,8 +62,11 @@ struct Files {
 }
 
 impl Files {
-    /// `false`: somebody has the turn, or is next.
-    fn try_lock(&self) -> io::Result<bool> {
+    /// `false`: somebody has the turn, or is next. `passed`: who is next is not asked for.
+    fn try_lock(&self, passed: bool) -> io::Result<bool> {
+        if passed {
+            return try_lock(&self.turn);
+        }
         if !try_lock(&self.next)? {
             return Ok(false);
         }
@@ -142,8 +150,7 @@ impl SideFiles {
 
     /// Takes note of files that were locked, if they are the ones in the folder. `waited`: trust
     /// nothing that was known before.
-    fn settle(&self, inner: &mut Inner, files: Arc<Files>, waited: bool) -> bool {
-        let now = Instant::now();
+    fn settle(&self, inner: &mut Inner, files: Arc<Files>, waited: bool, now: Instant) -> bool {
         let within = |since: Option<Instant>, time| since.is_some_and(|since| now - since < time);
         if waited || !within(inner.checked, TRUSTED) {
             if !self.are_current(&files) {
@@ -186,12 +193,16 @@ impl SideLock for SideFiles {
                 Ok(files) => files,
                 Err(why) => return Self::give_up(&mut inner, why),
             };
-            match files.try_lock() {
+            let now = Instant::now();
+            let passed = inner.passed.filter(|passed| now - *passed < BOUND);
+            inner.passed = None;
+            match files.try_lock(passed.is_some()) {
                 Ok(true) => {}
                 Ok(false) => return Taken::Busy,
                 Err(error) => return Self::give_up(&mut inner, self.cannot_lock(&error)),
             }
-            if self.settle(&mut inner, files, false) {
+            if self.settle(&mut inner, files, false, now) {
+                inner.passed = Some(passed.unwrap_or(now));
                 return Taken::Yes;
             }
         }
@@ -211,7 +222,8 @@ impl SideLock for SideFiles {
             if let Err(error) = locked {
                 return Self::give_up(&mut inner, self.cannot_lock(&error));
             }
-            if self.settle(&mut inner, files, true) {
+            inner.passed = None;
+            if self.settle(&mut inner, files, true, Instant::now()) {
                 return Taken::Yes;
             }
         }
