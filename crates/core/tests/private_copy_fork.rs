@@ -106,7 +106,7 @@ fn a_child_that_works_neither_frees_nor_extends_the_parents_lock() {
         });
         worked.wait();
         assert!(!other_process_can_write(&path), "{mode}: the child freed the lock");
-        let our = our.unwrap().into_inner().unwrap();
+        let our = our.unwrap().take().unwrap();
         our.execute_batch("INSERT INTO t VALUES (2); COMMIT").unwrap();
         assert!(other_process_can_write(&path), "{mode}: the child extends the lock");
         released.send();

@@ -110,26 +110,29 @@ impl<T> Owned<T> {
         if self.is_inherited() { None } else { self.value.as_ref() }
     }
 
-    /// The value; `None` in a child of the process that made it.
-    pub fn get_mut(&mut self) -> Option<&mut T> {
-        if self.is_inherited() { None } else { self.value.as_mut() }
-    }
-
     /// Takes the value out; in a child of the process that made it, leaks it and gives `None`.
-    pub fn into_inner(mut self) -> Option<T> {
-        let value = self.value.take();
+    pub fn take(&mut self) -> Option<T> {
+        let value = self.value.take()?;
         if self.is_inherited() {
             std::mem::forget(value);
             return None;
         }
-        value
+        Some(value)
+    }
+
+    /// Binds another value to the process of this one.
+    pub(crate) fn bind<U>(&self, value: U) -> Owned<U> {
+        Owned { value: Some(value), generation: self.generation }
+    }
+
+    /// The value, whichever process this is: for what is no lock and reaches none.
+    pub(crate) fn peek(&self) -> Option<&T> {
+        self.value.as_ref()
     }
 }
 
 impl<T> Drop for Owned<T> {
     fn drop(&mut self) {
-        if self.is_inherited() {
-            std::mem::forget(self.value.take());
-        }
+        drop(self.take());
     }
 }

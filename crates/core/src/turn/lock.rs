@@ -1,6 +1,7 @@
 //! The turn lock of one database, for whoever writes it.
 
 use std::fmt;
+use std::ops::Deref;
 use std::panic::Location;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -8,7 +9,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::claim::{Asker, Claim, Grant, Site, TurnStats};
+use super::queue::TurnQueue;
 use super::registry::{self, Shared};
+use super::side::SideFiles;
 use crate::error::{Error, ErrorKind, Result};
 use crate::handoff::Patience;
 use crate::sqlite::fork::Owned;
@@ -112,11 +115,11 @@ impl TurnLock {
     }
 
     /// This process's queue: a child of fork has its own.
-    fn shared(&self) -> Result<&Arc<Shared>> {
+    fn queue(&self) -> Result<Queue<'_>> {
         let mut lock = self;
         loop {
             if let Some(shared) = lock.shared.get() {
-                return Ok(shared);
+                return Ok(Queue { owned: &lock.shared, shared });
             }
             if lock.next.get().is_none() {
                 let next = Box::new(Self::of_resolved(self.database.clone())?);
@@ -154,15 +157,15 @@ impl TurnLock {
     ///
     /// As [`acquire`](Self::acquire).
     pub fn acquire_at(&self, asker: impl Into<Asker>, options: &TurnOptions<'_>) -> Result<Turn> {
-        let shared = self.shared()?;
+        let queue = self.queue()?;
         let patience = Patience {
             deadline: options.timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
             slice: options.slice,
             interrupted: options.interrupted,
         };
         let claim = Claim::of_this_thread(asker);
-        let grant = shared.0.acquire(&claim, &patience, options.turn_timeout)?;
-        Ok(Turn::new(shared, grant))
+        let grant = queue.acquire(&claim, &patience, options.turn_timeout)?;
+        Ok(queue.turn(grant))
     }
 
     /// The turn, if nobody has it or waits for it.
@@ -191,8 +194,8 @@ impl TurnLock {
     }
 
     fn try_acquire_as(&self, claim: &Claim) -> Result<Option<Turn>> {
-        let shared = self.shared()?;
-        Ok(shared.0.try_acquire(claim)?.map(|grant| Turn::new(shared, grant)))
+        let queue = self.queue()?;
+        Ok(queue.try_acquire(claim)?.map(|grant| queue.turn(grant)))
     }
 
     /// Lines up without blocking, for a coroutine of this thread: `then` gets the turn, at once or
@@ -225,11 +228,11 @@ impl TurnLock {
         claim: &Claim,
         then: impl FnOnce(Turn) + Send + 'static,
     ) -> Result<Pending> {
-        let shared = self.shared()?;
-        let owner = Arc::clone(shared);
-        let then = Box::new(move |grant| then(Turn::new(&owner, grant)));
-        let id = shared.0.request(claim, then)?;
-        Ok(Pending { shared: Owned::new(Arc::clone(shared)), id })
+        let queue = self.queue()?;
+        let owned = queue.owned();
+        let then = Box::new(move |grant| then(Turn { shared: owned, grant }));
+        let id = queue.request(claim, then)?;
+        Ok(Pending { shared: queue.owned(), id })
     }
 
     /// Fails for a caller that has the turn and would wait for itself: a thread, or the coroutine
@@ -239,17 +242,18 @@ impl TurnLock {
     ///
     /// [`ErrorKind::TurnReentered`] names both places.
     pub fn check_reentry(&self, asker: impl Into<Asker>, suspends: bool) -> Result<()> {
-        self.shared()?.0.check_reentry(&Claim::of_this_thread(asker), suspends)
+        self.queue()?.check_reentry(&Claim::of_this_thread(asker), suspends)
     }
 
-    /// Whether a thread of this process has the turn, and not only a writer's queue.
+    /// Whether a thread of the process that opened the lock has the turn, and not only a writer's
+    /// queue.
     pub(crate) fn is_claimed(&self) -> bool {
-        self.shared().is_ok_and(|shared| shared.0.claimed.load(Ordering::Relaxed))
+        self.shared.peek().is_some_and(|shared| shared.0.claimed.load(Ordering::Relaxed))
     }
 
     /// Whether nobody has got on for `turn_timeout`.
     pub fn is_stuck(&self, turn_timeout: Duration) -> bool {
-        self.shared().is_ok_and(|shared| shared.0.is_stuck(turn_timeout))
+        self.queue().is_ok_and(|queue| queue.is_stuck(turn_timeout))
     }
 
     /// Leave to go on without a turn, after [`is_stuck`](Self::is_stuck).
@@ -258,25 +262,49 @@ impl TurnLock {
     ///
     /// What [`open`](Self::open) meets in a child of fork.
     pub fn fall_through(&self) -> Result<Turn> {
-        let shared = self.shared()?;
-        shared.0.note_fall_through();
-        Ok(Turn::new(shared, Grant::Without))
+        let queue = self.queue()?;
+        queue.note_fall_through();
+        Ok(queue.turn(Grant::Without))
     }
 
     /// Who has the turn, in words, if anybody has.
     pub fn describe_holder(&self) -> Option<String> {
-        self.shared().ok()?.0.describe_holder()
+        self.queue().ok()?.describe_holder()
     }
 
     /// Why there is no turn lock for this database, if there is none: a folder that cannot be
     /// written, a file system without locks. Everybody then goes on without turns.
     pub fn unavailable(&self) -> Option<String> {
-        self.shared().ok()?.0.lock.unavailable()
+        self.queue().ok()?.lock.unavailable()
     }
 
     /// What it has seen in this process.
     pub fn stats(&self) -> TurnStats {
-        self.shared().map(|shared| shared.0.stats()).unwrap_or_default()
+        self.queue().map(|queue| queue.stats()).unwrap_or_default()
+    }
+}
+
+/// The queue of this process.
+struct Queue<'a> {
+    owned: &'a Owned<Arc<Shared>>,
+    shared: &'a Arc<Shared>,
+}
+
+impl Queue<'_> {
+    fn owned(&self) -> Owned<Arc<Shared>> {
+        self.owned.bind(Arc::clone(self.shared))
+    }
+
+    fn turn(&self, grant: Grant) -> Turn {
+        Turn { shared: self.owned(), grant }
+    }
+}
+
+impl Deref for Queue<'_> {
+    type Target = Arc<TurnQueue<SideFiles>>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.shared.0
     }
 }
 
@@ -288,10 +316,6 @@ pub struct Turn {
 }
 
 impl Turn {
-    fn new(shared: &Arc<Shared>, grant: Grant) -> Self {
-        Self { shared: Owned::new(Arc::clone(shared)), grant }
-    }
-
     /// Whether it is one. `false`: the turn stood still, or there is no turn lock here; wait for
     /// SQLite's own lock as ever.
     pub fn is_held(&self) -> bool {
@@ -317,7 +341,7 @@ impl Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        if let Some(shared) = self.shared.get() {
+        if let Some(shared) = self.shared.take() {
             shared.0.release(self.grant);
         }
     }
