@@ -93,20 +93,35 @@ def on_a_disk(tmp_path: Path, repository: Path) -> Path:
     return folder
 
 
+def cpu_seconds_elsewhere() -> float:
+    """The CPU time that this machine has spent on anything but this process."""
+    with open("/proc/stat", encoding="ascii") as file:
+        user, nice, system, _, _, *interrupts_and_steal = map(int, file.readline().split()[1:9])
+    ticks = user + nice + system + sum(interrupts_and_steal)
+    return ticks / os.sysconf("SC_CLK_TCK") - time.process_time()
+
+
 def test_the_story_lands_in_at_most_ten_transactions(
     tmp_path: Path, repository: Path, soak: bool
 ) -> None:
     folder = on_a_disk(tmp_path, repository)
-    transactions = []
-    for number in range(100 if soak else 20):
-        threads, side = Threads(58, 288, 20), Side("turnwise", "c", "", 288)
-        path = str(folder / f"{number}.db")
-        run_batched(path, side, threads)
-        finish(path, side, threads)
-        assert side.complete
-        assert side.errors == 0
-        transactions.append(side.transactions)
-    assert max(transactions) <= 10, sorted(transactions)
+    for attempt in range(5):
+        transactions = []
+        began, elsewhere = time.monotonic(), cpu_seconds_elsewhere()
+        for number in range(100 if soak else 20):
+            threads, side = Threads(58, 288, 20), Side("turnwise", "c", "", 288)
+            path = str(folder / f"{attempt}-{number}.db")
+            run_batched(path, side, threads)
+            finish(path, side, threads)
+            assert side.complete
+            assert side.errors == 0
+            transactions.append(side.transactions)
+        if max(transactions) <= 10:
+            return
+        share = (cpu_seconds_elsewhere() - elsewhere) / (time.monotonic() - began)
+        # Others that take the CPUs may keep a thread away from its group.
+        assert share > 0.2, sorted(transactions)
+    pytest.fail(f"others kept {share:.0%} of a CPU busy in each attempt: {sorted(transactions)}")
 
 
 def test_landed_is_what_the_file_holds(tmp_path: Path) -> None:
