@@ -203,6 +203,10 @@ class NativeTurn:
     """
     A turn, or leave to go on without one.
     """
+    def disclaim(self, /) -> None:
+        """
+        From here on it is no thread's: any may give it back, and whoever asks again waits.
+        """
     @property
     def held(self, /) -> bool:
         """

@@ -6,6 +6,7 @@ import gc
 import sqlite3 as stdlib
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 
 import pytest
@@ -213,35 +214,79 @@ def test_a_script_that_fails_gives_the_turn_back(path):
         ("UPDATE topic SET title = fails()", (), stdlib.OperationalError),
     ],
 )
-def test_a_first_statement_that_fails_leaves_no_turn_and_no_lock(path, sql, parameters, error):
-    connection = sqlite3.connect(path)
+def test_a_first_statement_that_fails_keeps_the_lock_as_ever(path, sql, parameters, error):
+    was_open, was_locked = left_by(stdlib, path, sql, parameters, error)
+    assert was_locked is (error is not stdlib.ProgrammingError and was_open)
+    assert left_by(sqlite3, path, sql, parameters, error) == (was_open, was_locked)
+    assert not turn_is_taken(path)
+
+
+def left_by(library, path, sql, parameters, error):
+    """Whether a transaction is open, and the file locked, after a first statement that fails."""
+    connection = library.connect(path)
     with connection:
-        connection.execute(INSERT, ("taken",))
+        connection.execute("INSERT OR IGNORE INTO topic VALUES ('taken')")
     connection.create_function("fails", 0, lambda: 1 / 0)
-    was_open = stdlib_is_open_after(path, sql, parameters)
     with pytest.raises(error):
         connection.execute(sql, parameters)
-    assert connection.in_transaction is was_open
-    assert not turn_is_taken(path)
-    other = stdlib.connect(path, timeout=0)
-    with other:
-        other.execute(INSERT, ("of another",))
-    other.close()
-    connection.execute(INSERT, ("a",))
-    assert turn_is_taken(path)
+    open_and_locked = connection.in_transaction, is_locked(path)
+    if library is sqlite3:
+        assert turn_is_taken(path) is open_and_locked[1]
+    # It can go on, whoever has written meanwhile.
+    connection.execute("UPDATE topic SET title = 'taken'")
     connection.commit()
-    assert titles(path) == {"taken", "of another", "a"}
     connection.close()
+    return open_and_locked
 
 
-def stdlib_is_open_after(path, sql, parameters):
-    plain = stdlib.connect(path)
-    plain.create_function("fails", 0, lambda: 1 / 0)
-    with pytest.raises(stdlib.Error):
-        plain.execute(sql, parameters)
-    was_open = plain.in_transaction
-    plain.close()
-    return was_open
+def is_locked(path):
+    """Whether another connection cannot write."""
+    other = stdlib.connect(path, timeout=0)
+    try:
+        other.execute("DELETE FROM topic WHERE title = 'nobody'")
+        other.rollback()
+    except stdlib.OperationalError:
+        return True
+    finally:
+        other.close()
+    return False
+
+
+WORK_OF_OTHER_KINDS = {
+    "a script": lambda connection: connection.executescript(
+        "BEGIN; CREATE TABLE made (x); PRAGMA user_version = 7; SAVEPOINT here; nonsense"
+    ),
+    "rows that create": lambda connection: connection.executemany(
+        INSERT, rows_that_create(connection)
+    ),
+}
+
+
+def rows_that_create(connection):
+    connection.execute("CREATE TABLE made (x)")
+    connection.execute("PRAGMA user_version = 7")
+    raise ZeroDivisionError
+    yield ()
+
+
+@pytest.mark.parametrize("work", WORK_OF_OTHER_KINDS)
+def test_what_a_failed_call_has_done_stays(path, tmp_path, work):
+    """What counts as no changed row, such as CREATE TABLE, is work too."""
+    found = []
+    for library, file in ((stdlib, make(tmp_path / "theirs.db")), (sqlite3, path)):
+        connection = library.connect(file)
+        with pytest.raises((ZeroDivisionError, stdlib.OperationalError)):
+            WORK_OF_OTHER_KINDS[work](connection)
+        was_open = connection.in_transaction
+        connection.commit()
+        tables = connection.execute(
+            "SELECT name FROM sqlite_master WHERE type = 'table'"
+        ).fetchall()
+        found.append((was_open, tables, connection.execute("PRAGMA user_version").fetchone()))
+        connection.close()
+    assert found[0] == found[1]
+    assert ("made",) in found[1][1]
+    assert not turn_is_taken(path)
 
 
 def test_a_later_statement_that_fails_keeps_turn_and_transaction(path):
@@ -313,7 +358,7 @@ def forget(box):
 
 def begun(path, **options):
     connection = sqlite3.connect(path, **options)
-    connection.execute(INSERT, ("a",))
+    connection.execute("INSERT OR IGNORE INTO topic VALUES ('a')")
     return connection
 
 
@@ -326,6 +371,19 @@ def test_a_transaction_may_end_in_another_thread(path):
         connection.execute(INSERT, ("b",))
     assert titles(path) == {"a", "b"}
     connection.close()
+
+
+def test_who_began_a_shared_transaction_may_wait_for_its_end(path):
+    """Thread A writes, thread B commits; meanwhile A writes on another connection."""
+    with ThreadPoolExecutor(1) as thread_a:
+        first = thread_a.submit(begun, path, check_same_thread=False).result(10)
+        second = thread_a.submit(begun, path, check_same_thread=False)
+        time.sleep(0.1)
+        assert not second.done()
+        first.commit()
+        second.result(10).commit()
+    assert not turn_is_taken(path)
+    first.close()
 
 
 def test_the_wrong_thread_changes_nothing(path):

@@ -226,6 +226,79 @@ def test_the_time_out_bounds_both_waits_together(path):
         wait_until(lambda: not turn_is_taken(path))
 
 
+@pytest.mark.parametrize(
+    "sql", ["INSERT INTO topic VALUES ('a')", "CREATE TABLE IF NOT EXISTS more (x)"]
+)
+def test_looking_at_a_file_that_is_locked_takes_no_time_of_its_own(tmp_path, sql):
+    """A new connection has to read the schema, which an exclusive lock keeps it from."""
+    path = make(tmp_path / "app.db", mode="delete")
+    other = stdlib.connect(path, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    with contextlib.closing(sqlite3.connect(path, timeout=1.0)) as connection:
+        begin = time.monotonic()
+        with pytest.raises(stdlib.OperationalError, match="locked"):
+            connection.execute(sql)
+        assert 0.9 < time.monotonic() - begin < 1.9
+        assert connection.execute("PRAGMA busy_timeout").fetchone() == (1000,)
+    other.close()
+
+
+def test_rows_that_were_written_are_not_denied(path):
+    """Where the turn was not to be had, SQLite's lock may come and go between two rows."""
+
+    def rows():
+        yield ("a",)
+        lock.execute("BEGIN IMMEDIATE")
+        yield ("b",)
+
+    lock = stdlib.connect(path, isolation_level=None)
+    connection = sqlite3.connect(path, isolation_level=None, timeout=0.1)
+    with turn_held(path):
+        with pytest.raises(errors.LockTimeoutError, match="the_test.py:1") as caught:
+            connection.executemany(INSERT, rows())
+        assert "nothing" not in str(caught.value)
+        with pytest.raises(errors.LockTimeoutError, match="nothing was written"):
+            connection.execute(INSERT, ("b",))
+    lock.close()
+    connection.close()
+    assert titles(path) == {"a"}
+
+
+def test_an_authorizer_that_forbids_pragmas_costs_no_turn(path):
+    def allow(action, *_):
+        return stdlib.SQLITE_DENY if action == stdlib.SQLITE_PRAGMA else stdlib.SQLITE_OK
+
+    with contextlib.closing(sqlite3.connect(path, timeout=2)) as connection:
+        with connection:
+            connection.execute(INSERT, ("a",))
+        connection.set_authorizer(allow)
+        with turn_held(path) as release:
+            threading.Timer(0.5, release).start()
+            with connection:
+                connection.execute(INSERT, ("b",))
+        assert not turn_is_taken(path)
+    assert titles(path) == {"a", "b"}
+
+
+def test_who_has_the_turn_is_refused_at_once_where_another_thread_waits(path):
+    shared = sqlite3.connect(path, timeout=60, check_same_thread=False)
+    own = sqlite3.connect(path, timeout=60)
+    own.execute(INSERT, ("a",))
+    waits = in_thread(lambda: shared.execute(INSERT, ("b",)).rowcount)
+    time.sleep(0.2)
+    assert waits.is_alive()
+    begin = time.monotonic()
+    with pytest.raises(errors.TurnReenteredError):
+        shared.execute(INSERT, ("c",))
+    assert time.monotonic() - begin < 5
+    own.commit()
+    assert waits() == 1
+    shared.commit()
+    assert titles(path) == {"a", "b"}
+    shared.close()
+    own.close()
+
+
 def test_the_time_out_follows_the_pragma(path):
     with contextlib.closing(sqlite3.connect(path, timeout=60)) as connection, busy_process(path):
         connection.execute("PRAGMA busy_timeout = 0")

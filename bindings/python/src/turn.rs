@@ -156,6 +156,13 @@ impl NativeTurn {
         lock(&self.0).as_ref().is_some_and(Turn::is_held)
     }
 
+    /// From here on it is no thread's: any may give it back, and whoever asks again waits.
+    fn disclaim(&self) {
+        if let Some(turn) = lock(&self.0).as_ref() {
+            turn.disclaim();
+        }
+    }
+
     /// SQLite's own lock was taken in this turn: a writer that knows nothing of turns has it.
     fn note_outsider(&self) {
         if let Some(turn) = lock(&self.0).as_ref() {

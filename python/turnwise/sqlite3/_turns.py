@@ -36,8 +36,17 @@ _WRITES = frozenset({Kind.WRITE, Kind.PRAGMA, Kind.BEGIN_WRITE})
 _MAY_WRITE = frozenset({Kind.CONDITIONAL, Kind.JOURNAL_MODE})
 _FOLDER = __file__.removesuffix("_turns.py")
 
+_NOTHING = "; nothing was written"
+_REFUSED_PARAMETERS = (
+    sqlite3.ProgrammingError,
+    sqlite3.InterfaceError,
+    OverflowError,
+    UnicodeEncodeError,
+)
+
 # Kept here: an application may put ours in their place.
 _Cursor = sqlite3.Cursor
+_execute = sqlite3.Cursor.execute
 _set_level: Any = vars(sqlite3.Connection)["isolation_level"].__set__
 _set_trace = sqlite3.Connection.set_trace_callback
 
@@ -79,7 +88,7 @@ class Turns:
             return self._journal_mode(connection) != value_of(sql)
         if kind is Kind.CONDITIONAL:
             with contextlib.suppress(sqlite3.Error):
-                plan = self.privately(connection, "EXPLAIN " + sql)
+                plan = self._at_once(connection, "EXPLAIN " + sql)
                 return any(step[1] == "Transaction" and step[3] for step in plan)
         return kind in _WRITES or kind in _MAY_WRITE
 
@@ -94,16 +103,24 @@ class Turns:
         """Take the turn on a connection that threads share: one asks for all of them."""
         taking = cast("threading.RLock", self._taking)
         start = time.monotonic()
-        if not taking.acquire(timeout=self.timeout):
-            raise LockTimeoutError(
-                "database is locked: another thread waits for the turn on this connection",
-                sqlite_errorcode=_BUSY,
-            )
+        if not taking.acquire(blocking=False):
+            self._check_reentry()
+            if not taking.acquire(timeout=self.timeout):
+                raise LockTimeoutError(
+                    "database is locked: another thread waits for the turn on this connection",
+                    sqlite_errorcode=_BUSY,
+                )
         try:
             if self.turn is None:
                 self._take(connection, self.timeout - (time.monotonic() - start))
         finally:
             taking.release()
+
+    def _check_reentry(self) -> None:
+        """Fail for a thread that has the turn, on another connection, and would wait for itself."""
+        if self._lock is not None:
+            with contextlib.suppress(LockTimeoutError):
+                self._lock.acquire(0.0, _place(), running_task()).release()
 
     def _take(self, connection: sqlite3.Connection, timeout: float) -> None:
         """Wait for the turn, at most as long as the connection's time-out.
@@ -123,19 +140,24 @@ class Turns:
             # Who holds a snapshot waits in vain: SQLite refuses to write once another has
             # committed, and in the rollback journal modes that other's COMMIT waits for us.
             with contextlib.suppress(LockTimeoutError):
-                self.turn = lock.acquire(0.0, _place(), running_task())
+                self._acquire(lock, 0.0)
             return
         start = time.monotonic()
         try:
-            self.turn = lock.acquire(max(0.0, timeout), _place(), running_task())
+            self._acquire(lock, max(0.0, timeout))
         except LockTimeoutError as error:
             # Who has the turn need not have the lock: SQLite is asked once, as it is without turns.
             self._refusal = error
         waited = time.monotonic() - start + self.timeout - timeout
         if waited > self.timeout * _SLACK or self._refusal:
-            self._shortened = True
             left = 0.0 if self._refusal else max(0.0, self.timeout - waited)
-            self.privately(connection, f"PRAGMA busy_timeout = {int(left * 1000)}")
+            self._shorten(connection, left)
+
+    def _acquire(self, lock: NativeTurnLock, timeout: float) -> None:
+        self.turn = lock.acquire(timeout, _place(), running_task())
+        if self._taking is not None:
+            # Which of its threads will end the transaction is not known.
+            self.turn.disclaim()
 
     def give_back(self, connection: sqlite3.Connection | None = None) -> None:
         """Give the turn back, if we have it."""
@@ -170,14 +192,13 @@ class Turns:
         Raises:
             LockTimeoutError: The turn was not to be had by the time-out. Names the holder.
         """
-        was_open = connection.in_transaction
-        changes = connection.total_changes
         took = self.turn is None
         if took:
             if self._taking is None:
                 self._take(connection, self.timeout)
             else:
                 self._take_alone(connection)
+        was_open = connection.in_transaction
         try:
             # Until its end no part of it, such as the commit that a script begins with, settles.
             self._running += 1
@@ -186,8 +207,16 @@ class Turns:
             finally:
                 self._running -= 1
         except BaseException as error:
-            busy = took and error_code(error) == _BUSY and self._explain(was_open=was_open)
-            self._failed(connection, error, took=took, was_open=was_open, changes=changes)
+            single = run is _execute
+            busy = None
+            if took and error_code(error) == _BUSY:
+                busy = self._explain(was_open=was_open, single=single)
+            self.settle(connection)
+            if took and self.turn is not None:
+                if was_open and error_code(error) in {_BUSY, _READONLY}:
+                    self.give_back()
+                elif not was_open and single and isinstance(error, _REFUSED_PARAMETERS):
+                    self._begin_again(connection)
             if busy:
                 raise busy from error
             raise
@@ -197,43 +226,29 @@ class Turns:
             self._lengthen(connection)
         return result
 
-    def _explain(self, *, was_open: bool) -> LockTimeoutError | None:
+    def _explain(self, *, was_open: bool, single: bool) -> LockTimeoutError | None:
         """Who has the turn that we went on without. With the turn: SQLite has said all."""
+        holder = None
         if self.turn is not None and self.turn.held:
             # A transaction that was open may have been refused for its old snapshot.
             if not was_open:
                 self.turn.note_outsider()
-        elif self._refusal is None and self._lock is not None and self._lock.holder:
-            return LockTimeoutError(
-                f"database is locked: {self._lock.holder}; nothing was written",
-                sqlite_errorcode=_BUSY,
-            )
-        return self._refusal
+        elif self._refusal is not None:
+            holder = str(self._refusal).removesuffix(_NOTHING)
+        elif self._lock is not None and self._lock.holder:
+            holder = f"database is locked: {self._lock.holder}"
+        if holder is None:
+            return None
+        # Of several statements or rows some may have been committed.
+        return LockTimeoutError(holder + (_NOTHING if single else ""), sqlite_errorcode=_BUSY)
 
-    def _failed(
-        self,
-        connection: sqlite3.Connection,
-        error: BaseException,
-        *,
-        took: bool,
-        was_open: bool,
-        changes: int,
-    ) -> None:
-        """Give the turn back wherever the failed statement left no write lock behind."""
-        self.settle(connection)
-        if self.turn is None or not took:
-            return
-        if was_open:
-            if error_code(error) in {_BUSY, _READONLY}:
-                self.give_back()
-        elif (
-            _is_open(connection)
-            and self.level in _DEFERRED
-            and connection.total_changes == changes
-            and not self.blobs
-        ):
-            # The deferred BEGIN of the standard library would have left an empty transaction that
-            # locks nothing; BEGIN IMMEDIATE has left one that locks everybody out.
+    def _begin_again(self, connection: sqlite3.Connection) -> None:
+        """Let go of a transaction whose first statement did not run: its parameters were refused.
+
+        The deferred BEGIN of the standard library has left an empty transaction that locks nothing;
+        BEGIN IMMEDIATE has left one that locks everybody out.
+        """
+        if _is_open(connection) and self.level in _DEFERRED and not self.blobs:
             with contextlib.suppress(sqlite3.Error):
                 self.privately(connection, "ROLLBACK")
                 self.unread = True
@@ -294,14 +309,31 @@ class Turns:
             if self.trace is not None:
                 _set_trace(connection, self.trace)
 
+    def _shorten(self, connection: sqlite3.Connection, left: float) -> None:
+        self._shortened = True
+        # An authorizer may forbid it: SQLite then waits once more.
+        with contextlib.suppress(sqlite3.Error):
+            self.privately(connection, f"PRAGMA busy_timeout = {int(left * 1000)}")
+
     def _lengthen(self, connection: sqlite3.Connection) -> None:
         self._shortened = False
         with contextlib.suppress(sqlite3.Error):
             self.privately(connection, f"PRAGMA busy_timeout = {int(self.timeout * 1000)}")
 
+    def _at_once(self, connection: sqlite3.Connection, sql: str) -> list[Any]:
+        """Run a statement of ours that shall not wait for SQLite's lock: a wait is the caller's."""
+        was_shortened = self._shortened
+        if not was_shortened:
+            self._shorten(connection, 0.0)
+        try:
+            return self.privately(connection, sql)
+        finally:
+            if not was_shortened:
+                self._lengthen(connection)
+
     def _journal_mode(self, connection: sqlite3.Connection) -> str:
         with contextlib.suppress(sqlite3.Error):
-            ((mode,),) = self.privately(connection, "PRAGMA journal_mode")
+            ((mode,),) = self._at_once(connection, "PRAGMA journal_mode")
             return mode.decode() if isinstance(mode, bytes) else str(mode)
         return ""
 
@@ -320,7 +352,7 @@ class Turns:
         if self._wal:
             return False
         try:
-            self.privately(connection, "PRAGMA wal_checkpoint")
+            self._at_once(connection, "PRAGMA wal_checkpoint")
         except sqlite3.OperationalError as error:
             return "table is locked" in str(error)
         except sqlite3.Error:

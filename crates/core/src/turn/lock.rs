@@ -329,6 +329,13 @@ impl Turn {
         }
     }
 
+    /// From here on the turn is no thread's: any may give it back, and whoever asks again waits.
+    pub fn disclaim(&self) {
+        if let (Some(shared), Grant::Held(id)) = (self.shared.get(), self.grant) {
+            shared.0.disclaim(id);
+        }
+    }
+
     /// SQLite's own lock was taken: a writer that knows nothing of turns has it.
     pub fn note_outsider(&self) {
         if self.is_held()

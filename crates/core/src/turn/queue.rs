@@ -215,6 +215,15 @@ impl<L: SideLock> TurnQueue<L> {
         }
     }
 
+    /// From here on no thread would wait for itself if it asked for the turn `id`.
+    pub(super) fn disclaim(&self, id: u64) {
+        let mut state = self.state.lock();
+        if let Some(holder) = state.holder.as_mut().filter(|holder| holder.id == id) {
+            self.claimed.store(false, Ordering::Relaxed);
+            holder.claim = Claim::of_nobody(holder.claim.site.clone());
+        }
+    }
+
     /// Who has the turn, for an error message.
     pub(super) fn describe_holder(&self) -> Option<String> {
         let state = self.state.lock();
