@@ -45,6 +45,29 @@ def test_every_public_name_is_there():
         sqlite3.nothing  # noqa: B018
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "from turnwise.sqlite3 import dbapi2",
+        "from turnwise import sqlite3; dbapi2 = sqlite3.dbapi2",
+        "from turnwise.sqlite3 import *",
+        "import turnwise.sqlite3.dbapi2 as dbapi2",
+    ],
+)
+def test_dbapi2_is_ours_however_it_is_imported(words):
+    script = f"""
+import sqlite3.dbapi2 as stdlib
+{words}
+import turnwise.sqlite3
+assert dbapi2.__name__ == "turnwise.sqlite3.dbapi2", dbapi2
+assert dbapi2.connect is turnwise.sqlite3.connect is not stdlib.connect
+assert dbapi2 is turnwise.sqlite3.dbapi2
+assert stdlib.__name__ == "sqlite3.dbapi2"
+assert getattr(dbapi2, "version", None) == getattr(stdlib, "version", None)
+"""
+    child(script)
+
+
 def test_importing_turnwise_does_not_import_it():
     script = """
 import sys
