@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import pickle
 import sqlite3 as stdlib
@@ -199,24 +198,6 @@ def test_wrong_arguments_are_refused_as_ever(path):
     with pytest.raises(stdlib.Error):
         connection.executemany("SELECT 1", [()])
     assert not turn_is_taken(path)
-    connection.close()
-
-
-def test_cursors_of_the_application_get_turns(path):
-    class MyCursor(stdlib.Cursor):
-        def execute(self, *args):
-            self.mine = True
-            return super().execute(*args)
-
-    connection = sqlite3.connect(path)
-    for factory in (MyCursor, functools.partial(MyCursor)):
-        cursor = connection.cursor(factory)
-        assert isinstance(cursor, MyCursor)
-        cursor.execute(INSERT, ("a",))
-        assert cursor.mine
-        assert turn_is_taken(path)
-        cursor.execute("ROLLBACK")
-        assert not turn_is_taken(path)
     connection.close()
 
 

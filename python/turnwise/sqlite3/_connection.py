@@ -67,10 +67,10 @@ class Connection(sqlite3.Connection):
         Raises:
             TypeError: ``factory`` makes cursors that do not take turns, and cannot be made to.
         """
-        cursor = _cursor(self, factory)
-        if not isinstance(cursor, Cursor) and self._turns is not None:
-            cursor.__class__ = _mixed(type(cursor), Cursor)
-        return cursor
+        if self._turns is None:
+            return _cursor(self, factory)
+        cursor = _cursor(self, _turn_taking_cursor(factory))
+        return cursor if isinstance(cursor, Cursor) else _with_turns(self, cursor)
 
     def execute(self, sql: str, parameters: Any = (), /) -> Any:
         """Execute one statement with a new cursor."""
@@ -275,6 +275,33 @@ def turn_taking(factory: Any) -> Any:
 def _new_cursor(connection: Connection) -> Any:
     # Since Python 3.11 the standard library's `execute` passes a subclass's `cursor` by.
     return _cursor(connection, Cursor) if _PASSES_CURSOR_BY else connection.cursor()
+
+
+def _turn_taking_cursor(factory: Any) -> Any:
+    """The factory of cursors, made to take turns. What a function makes is seen to afterwards."""
+    if factory is _Cursor:
+        return Cursor
+    if isinstance(factory, type) and issubclass(factory, _Cursor):
+        return factory if issubclass(factory, Cursor) else _mixed(factory, Cursor)
+    return factory
+
+
+def _with_turns(connection: Connection, cursor: Any) -> Any:
+    """A cursor that a function has made, or the same of our class, taking turns."""
+    made = type(cursor)
+    if made is _Cursor:
+        ours: Any = _cursor(connection, Cursor)
+        ours.arraysize, ours.row_factory = cursor.arraysize, cursor.row_factory
+        return ours
+    try:
+        cursor.__class__ = _mixed(made, Cursor)
+    except TypeError as error:
+        message = (
+            f"the factory made a {made.__name__}, which cannot be made to take turns any more: "
+            f"derive it from turnwise.sqlite3.Cursor, or give {made.__name__} itself as the factory"
+        )
+        raise TypeError(message) from error
+    return cursor
 
 
 def _mixed(theirs: Any, ours: type) -> type:
