@@ -77,3 +77,68 @@ def test_a_cursor_that_cannot_be_changed_any_more_is_refused_with_the_way_out(pa
         with pytest.raises(TypeError):
             connection.cursor(wrong)
     connection.close()
+
+
+FETCHES = {
+    "fetchmany()": lambda cursor: [cursor.fetchmany(), cursor.fetchmany()],
+    "fetchmany(2)": lambda cursor: [cursor.fetchmany(2), cursor.fetchmany(size=2)],
+    "fetchmany(True)": lambda cursor: cursor.fetchmany(True),
+    "fetchmany(0)": lambda cursor: cursor.fetchmany(0),
+    "fetchmany(-1)": lambda cursor: cursor.fetchmany(-1),
+    "fetchmany(-7)": lambda cursor: cursor.fetchmany(-7),
+    "fetchmany(None)": lambda cursor: cursor.fetchmany(None),
+    "fetchmany(1.5)": lambda cursor: cursor.fetchmany(1.5),
+    "fetchmany(2**70)": lambda cursor: cursor.fetchmany(2**70),
+    "fetchmany(1, 2)": lambda cursor: cursor.fetchmany(1, 2),
+    "fetchmany(1, size=2)": lambda cursor: cursor.fetchmany(1, size=2),
+    "fetchmany(count=2)": lambda cursor: cursor.fetchmany(count=2),
+    "arraysize": lambda cursor: (setattr(cursor, "arraysize", 2), cursor.fetchmany()),
+    "arraysize 0": lambda cursor: (setattr(cursor, "arraysize", 0), cursor.fetchmany()),
+    "arraysize -1": lambda cursor: (setattr(cursor, "arraysize", -1), cursor.fetchmany()),
+}
+
+
+@pytest.mark.parametrize("name", FETCHES)
+def test_rows_of_a_write_are_fetched_as_many_at_a_time_as_ever(tmp_path, name):
+    def told_by(module):
+        connection = module.connect(make(tmp_path / module.__name__), isolation_level=None)
+        cursor = connection.execute("INSERT INTO topic VALUES (1), (2), (3), (4) RETURNING title")
+        try:
+            told = FETCHES[name](cursor)
+        except (TypeError, ValueError, OverflowError) as error:
+            told = type(error)
+        rest = cursor.fetchall()
+        connection.close()
+        return told, rest
+
+    assert told_by(sqlite3) == told_by(stdlib)
+
+
+def test_rows_of_a_write_are_made_by_the_factory_that_is_set_when_they_are_fetched(tmp_path):
+    def told_by(module):
+        connection = module.connect(make(tmp_path / module.__name__), isolation_level=None)
+        connection.row_factory = lambda cursor, row: ("first", type(cursor).__name__, row)
+        cursor = connection.execute("INSERT INTO topic VALUES (1), (2), (3), (4) RETURNING title")
+        connection.row_factory = lambda cursor, row: "never"
+        told = [cursor.row_factory is connection.row_factory, cursor.fetchone()]
+        cursor.row_factory = lambda cursor, row: ("second", row)
+        told += [next(cursor), cursor.fetchmany(1)]
+        cursor.row_factory = None
+        told += [cursor.fetchall(), cursor.fetchone(), next(cursor, "no more")]
+        cursor.execute("DELETE FROM topic WHERE title < 3 RETURNING title")
+        cursor.row_factory = lambda cursor, row: 1 // 0
+        with pytest.raises(ZeroDivisionError):
+            cursor.fetchone()
+        cursor.execute("DELETE FROM topic WHERE title < 4 RETURNING title")
+        cursor.row_factory = module.Row
+        told += [[dict(row) for row in cursor]]
+        # The factory may use the very cursor.
+        cursor.execute("DELETE FROM topic RETURNING title")
+        cursor.row_factory = lambda cursor, row: cursor.execute("SELECT 1") and row
+        told += [cursor.fetchone()]
+        connection.close()
+        return told
+
+    told = told_by(stdlib)
+    assert ("second", (2,)) in told
+    assert told_by(sqlite3) == told
