@@ -13,8 +13,8 @@ import pytest
 
 import turnwise
 from sqlite3_support import INSERT, make, traced, turn_held, turn_is_taken
-from turnwise import sqlite3
-from writer_support import child, select, titles
+from turnwise import errors, sqlite3
+from writer_support import child, in_thread, select, titles
 
 
 @pytest.fixture
@@ -327,3 +327,71 @@ def test_where_no_side_file_can_be_made_sqlite_alone_decides(mode, told):
         assert side_files(folder) == []
     assert "[(0,)]" in done.stdout
     assert told in done.stdout
+
+
+def told_by_sqlite(path):
+    """Errors of the standard library, and of turnwise in its place."""
+    with sqlite3.connect(path) as holder:
+        holder.execute("CREATE TABLE strict (x PRIMARY KEY NOT NULL CHECK (x > 0))")
+        holder.execute("INSERT INTO strict VALUES (1)")
+    refused = [
+        "INSERT INTO strict VALUES (1)",
+        "INSERT INTO strict VALUES (NULL)",
+        "INSERT INTO strict VALUES (0)",
+        "INSERT INTO nothing VALUES (1)",
+    ]
+    for sql in refused:
+        with pytest.raises(stdlib.Error) as caught:
+            holder.execute(sql)
+        holder.rollback()
+        yield caught.value
+    holder.execute(INSERT, ("a",))
+
+    def write(module):
+        other = module.connect(path, timeout=0)
+        with pytest.raises(stdlib.OperationalError, match="locked") as caught:
+            other.execute(INSERT, ("b",))
+        other.close()
+        return caught.value
+
+    yield in_thread(lambda: write(stdlib))()
+    ours = in_thread(lambda: write(sqlite3))()
+    assert isinstance(ours, errors.LockTimeoutError)
+    yield ours
+    holder.rollback()
+    holder.close()
+    with pytest.raises(stdlib.Error) as caught:
+        stdlib.connect(path.parent)
+    yield caught.value
+    other = stdlib.connect(__file__)
+    with pytest.raises(stdlib.Error) as caught:
+        other.execute("SELECT * FROM sqlite_schema")
+    other.close()
+    yield caught.value
+
+
+def test_an_error_in_the_place_of_one_of_sqlite_has_the_name_of_its_code(path):
+    has_names = sys.version_info >= (3, 11)
+    names = set()
+    for theirs in told_by_sqlite(path):
+        code = theirs.sqlite_errorcode if hasattr(theirs, "sqlite_errorcode") else 5
+        name = theirs.sqlite_errorname if has_names else None
+        names.add(name)
+        ours = errors.StatementError("refused", sqlite_errorcode=code)
+        for error in (ours, pickle.loads(pickle.dumps(ours))):
+            assert (error.sqlite_errorcode, error.sqlite_errorname) == (code, name)
+    if has_names:
+        assert names == {
+            "SQLITE_BUSY",
+            "SQLITE_CANTOPEN",
+            "SQLITE_CONSTRAINT_CHECK",
+            "SQLITE_CONSTRAINT_NOTNULL",
+            "SQLITE_CONSTRAINT_PRIMARYKEY",
+            "SQLITE_ERROR",
+            "SQLITE_NOTADB",
+        }
+    assert errors.TurnwiseError("no code").sqlite_errorname is None
+    # Has no name, but the number of other constants of the module.
+    for code in (sqlite3.SQLITE_SELECT + 1000, 0xFF00 | 0xFE):
+        told = errors.TurnwiseError(sqlite_errorcode=code).sqlite_errorname
+        assert told == ("unknown" if has_names else None)
