@@ -264,6 +264,42 @@ def test_all_names_of_a_file_share_its_turn(path, tmp_path, monkeypatch):
     assert sorted(side_files(tmp_path)) == ["app.db-turn", "app.db-turn-next"]
 
 
+class PathOfItsOwn:
+    """Names a path, and cannot be hashed."""
+
+    __hash__ = None
+
+    def __init__(self, path):
+        self.path = path
+
+    def __fspath__(self):
+        return self.path
+
+
+def test_a_path_need_not_be_hashable(path):
+    for name in (str(path), os.fsencode(path)):
+        connection = sqlite3.connect(PathOfItsOwn(name))
+        connection.execute(INSERT, ("a",))
+        assert turn_is_taken(path)
+        connection.close()
+    for name in (":memory:", b":memory:", ""):
+        connection = sqlite3.connect(PathOfItsOwn(name))
+        connection.execute("CREATE TABLE topic (title)")
+        connection.close()
+
+
+if sys.version_info >= (3, 11):
+
+    def test_a_blob_of_a_database_without_a_name_is_refused_as_ever(path):
+        for module in (stdlib, sqlite3):
+            connection = module.connect(path)
+            for name in (None, 5, b"main"):
+                with pytest.raises(TypeError, match="name"):
+                    connection.blobopen("topic", "title", 1, name=name)
+            connection.close()
+        assert not turn_is_taken(path)
+
+
 def test_a_database_that_becomes_one_in_memory_waits_for_nobody(tmp_path):
     path = make(tmp_path / "app.db", mode="delete")
     connection = sqlite3.connect(path, timeout=0)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # Kept here: an application may put ours in their place.
 _Base, _Cursor = sqlite3.Connection, sqlite3.Cursor
-_IN_MEMORY = frozenset({":memory:", "", b":memory:", b""})
+_IN_MEMORY = (":memory:", "")
 _PARAMETERS = (
     "timeout",
     "detect_types",
@@ -204,7 +204,8 @@ class Connection(sqlite3.Connection):
             """Open a blob. Outside of a transaction the turn is kept until it is closed."""
             turns = self._turns
             open_blob = super().blobopen
-            if turns is None or readonly or name.lower() != "main":
+            elsewhere = not isinstance(name, str) or name.lower() != "main"
+            if turns is None or readonly or elsewhere:
                 return open_blob(table, column, row, readonly=bool(readonly), name=name)
             blob = turns.write(self, lambda: open_blob(table, column, row, name=name))
             return blob if self.in_transaction else WritableBlob(blob, self, turns)
@@ -315,12 +316,13 @@ def _mixed(theirs: Any, ours: type) -> type:
 
 def _path_of(connection: Connection, database: Any, *, uri: bool) -> str | None:
     """The file whose writers take turns; none where there is no file, or nobody writes it."""
-    if database in _IN_MEMORY:
+    name = os.fsdecode(database)
+    if name in _IN_MEMORY:
         return None
-    if uri and os.fsdecode(database).startswith("file:"):
+    if uri and name.startswith("file:"):
         from urllib.parse import parse_qs, urlsplit
 
-        query = parse_qs(urlsplit(os.fsdecode(database)).query)
+        query = parse_qs(urlsplit(name).query)
         if query.get("mode", [""])[-1] in {"ro", "memory"} or "vfs" in query:
             return None
         if query.get("immutable", ["0"])[-1].lower() not in {"0", "no", "false", "off"}:
@@ -329,4 +331,4 @@ def _path_of(connection: Connection, database: Any, *, uri: bool) -> str | None:
         databases = _Cursor(connection).execute("PRAGMA database_list").fetchall()
         return databases[0][2] or None
     except sqlite3.Error:
-        return os.path.realpath(os.fsdecode(database))
+        return os.path.realpath(name)
