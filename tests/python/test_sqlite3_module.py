@@ -300,6 +300,41 @@ if sys.version_info >= (3, 11):
         assert not turn_is_taken(path)
 
 
+@pytest.mark.parametrize("table", ["temp.topic", "other.topic", "noted"])
+def test_a_write_beside_the_file_takes_its_turn_like_any_other(path, tmp_path, table):
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TEMP TABLE noted (title)")
+    connection.execute("CREATE TEMP TABLE topic (title)")
+    connection.execute("ATTACH ? AS other", (str(tmp_path / "other.db"),))
+    connection.execute("CREATE TABLE other.topic (title)")
+    assert not turn_is_taken(path)
+    second = sqlite3.connect(path)
+    connection.execute(f"INSERT INTO {table} VALUES ('a')")
+    assert turn_is_taken(path)
+    with pytest.raises(errors.TurnReenteredError):
+        second.execute(INSERT, ("b",))
+    connection.commit()
+    with second:
+        second.execute(INSERT, ("b",))
+    second.close()
+    connection.close()
+
+
+def test_executemany_has_the_turn_before_its_first_row_is_made(path):
+    connection, second = sqlite3.connect(path), sqlite3.connect(path)
+
+    def rows():
+        with pytest.raises(errors.TurnReenteredError), second:
+            second.execute(INSERT, ("b",))
+        yield ("a",)
+
+    with connection:
+        connection.executemany(INSERT, rows())
+    assert titles(path) == {"a"}
+    second.close()
+    connection.close()
+
+
 def test_a_database_that_becomes_one_in_memory_waits_for_nobody(tmp_path):
     path = make(tmp_path / "app.db", mode="delete")
     connection = sqlite3.connect(path, timeout=0)
