@@ -7,6 +7,7 @@ kind is named ``<Kind>Error``; its number is the same in every language.
 
 from __future__ import annotations
 
+import functools
 import sqlite3
 from typing import ClassVar, Literal, cast
 
@@ -16,6 +17,11 @@ State = Literal["transient", "permanent", "exhausted"]
 
 _CODES = _native.enums()["ErrorKind"]
 _STATES = _native.error_states()
+_PRIMARY_CODES = (
+    "ERROR INTERNAL PERM ABORT BUSY LOCKED NOMEM READONLY INTERRUPT IOERR CORRUPT NOTFOUND FULL "
+    "CANTOPEN PROTOCOL EMPTY SCHEMA TOOBIG CONSTRAINT MISMATCH MISUSE NOLFS AUTH FORMAT RANGE "
+    "NOTADB NOTICE WARNING"
+)
 
 
 class TurnwiseError(Exception):
@@ -41,6 +47,17 @@ class TurnwiseError(Exception):
         self.sqlite_errorcode = sqlite_errorcode
         self.attempts = attempts
 
+    @property
+    def sqlite_errorname(self) -> str | None:
+        """The name of that code, as Python's ``sqlite3`` has it from Python 3.11 on; or ``None``.
+
+        ``"unknown"`` where this Python's ``sqlite3`` has no name for the code.
+        """
+        names = _sqlite_names()
+        if self.sqlite_errorcode is None or not names:
+            return None
+        return names.get(self.sqlite_errorcode, "unknown")
+
     def __init_subclass__(cls, **settings: object) -> None:
         """Take number and state from the core, which owns them."""
         super().__init_subclass__(**settings)
@@ -52,6 +69,26 @@ class TurnwiseError(Exception):
     def __reduce__(self) -> tuple[object, ...]:
         """Keep the details across processes."""
         return _rebuild, (type(self), str(self), self.sqlite_errorcode, self.attempts)
+
+
+@functools.cache
+def _sqlite_names() -> dict[int, str]:
+    """The names of the result codes; none in Python 3.10.
+
+    The module's other constants share their numbers: an extended code begins with its primary one.
+    """
+    constants = {
+        name: value
+        for name, value in vars(sqlite3).items()
+        if name.startswith("SQLITE_") and isinstance(value, int)
+    }
+    primary = {code: f"SQLITE_{name}" for code, name in enumerate(_PRIMARY_CODES.split(), 1)}
+    return {
+        code: name
+        for name, code in constants.items()
+        if name == primary.get(code)
+        or (code > 0xFF and name.startswith(f"{primary.get(code & 0xFF, name)}_"))
+    }
 
 
 def _rebuild(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import pickle
 import sqlite3 as stdlib
@@ -14,8 +13,8 @@ import pytest
 
 import turnwise
 from sqlite3_support import INSERT, make, traced, turn_held, turn_is_taken
-from turnwise import sqlite3
-from writer_support import child, select, titles
+from turnwise import errors, sqlite3
+from writer_support import child, in_thread, select, titles
 
 
 @pytest.fixture
@@ -43,6 +42,29 @@ def test_every_public_name_is_there():
     assert turnwise.sqlite3 is sqlite3
     with pytest.raises(AttributeError):
         sqlite3.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "from turnwise.sqlite3 import dbapi2",
+        "from turnwise import sqlite3; dbapi2 = sqlite3.dbapi2",
+        "from turnwise.sqlite3 import *",
+        "import turnwise.sqlite3.dbapi2 as dbapi2",
+    ],
+)
+def test_dbapi2_is_ours_however_it_is_imported(words):
+    script = f"""
+import sqlite3.dbapi2 as stdlib
+{words}
+import turnwise.sqlite3
+assert dbapi2.__name__ == "turnwise.sqlite3.dbapi2", dbapi2
+assert dbapi2.connect is turnwise.sqlite3.connect is not stdlib.connect
+assert dbapi2 is turnwise.sqlite3.dbapi2
+assert stdlib.__name__ == "sqlite3.dbapi2"
+assert getattr(dbapi2, "version", None) == getattr(stdlib, "version", None)
+"""
+    child(script)
 
 
 def test_importing_turnwise_does_not_import_it():
@@ -179,24 +201,6 @@ def test_wrong_arguments_are_refused_as_ever(path):
     connection.close()
 
 
-def test_cursors_of_the_application_get_turns(path):
-    class MyCursor(stdlib.Cursor):
-        def execute(self, *args):
-            self.mine = True
-            return super().execute(*args)
-
-    connection = sqlite3.connect(path)
-    for factory in (MyCursor, functools.partial(MyCursor)):
-        cursor = connection.cursor(factory)
-        assert isinstance(cursor, MyCursor)
-        cursor.execute(INSERT, ("a",))
-        assert cursor.mine
-        assert turn_is_taken(path)
-        cursor.execute("ROLLBACK")
-        assert not turn_is_taken(path)
-    connection.close()
-
-
 def test_where_there_is_no_file_nothing_changes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = [
@@ -258,6 +262,77 @@ def test_all_names_of_a_file_share_its_turn(path, tmp_path, monkeypatch):
         assert turn_is_taken(path), name
         connection.close()
     assert sorted(side_files(tmp_path)) == ["app.db-turn", "app.db-turn-next"]
+
+
+class PathOfItsOwn:
+    """Names a path, and cannot be hashed."""
+
+    __hash__ = None
+
+    def __init__(self, path):
+        self.path = path
+
+    def __fspath__(self):
+        return self.path
+
+
+def test_a_path_need_not_be_hashable(path):
+    for name in (str(path), os.fsencode(path)):
+        connection = sqlite3.connect(PathOfItsOwn(name))
+        connection.execute(INSERT, ("a",))
+        assert turn_is_taken(path)
+        connection.close()
+    for name in (":memory:", b":memory:", ""):
+        connection = sqlite3.connect(PathOfItsOwn(name))
+        connection.execute("CREATE TABLE topic (title)")
+        connection.close()
+
+
+if sys.version_info >= (3, 11):
+
+    def test_a_blob_of_a_database_without_a_name_is_refused_as_ever(path):
+        for module in (stdlib, sqlite3):
+            connection = module.connect(path)
+            for name in (None, 5, b"main"):
+                with pytest.raises(TypeError, match="name"):
+                    connection.blobopen("topic", "title", 1, name=name)
+            connection.close()
+        assert not turn_is_taken(path)
+
+
+@pytest.mark.parametrize("table", ["temp.topic", "other.topic", "noted"])
+def test_a_write_beside_the_file_takes_its_turn_like_any_other(path, tmp_path, table):
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TEMP TABLE noted (title)")
+    connection.execute("CREATE TEMP TABLE topic (title)")
+    connection.execute("ATTACH ? AS other", (str(tmp_path / "other.db"),))
+    connection.execute("CREATE TABLE other.topic (title)")
+    assert not turn_is_taken(path)
+    second = sqlite3.connect(path)
+    connection.execute(f"INSERT INTO {table} VALUES ('a')")
+    assert turn_is_taken(path)
+    with pytest.raises(errors.TurnReenteredError):
+        second.execute(INSERT, ("b",))
+    connection.commit()
+    with second:
+        second.execute(INSERT, ("b",))
+    second.close()
+    connection.close()
+
+
+def test_executemany_has_the_turn_before_its_first_row_is_made(path):
+    connection, second = sqlite3.connect(path), sqlite3.connect(path)
+
+    def rows():
+        with pytest.raises(errors.TurnReenteredError), second:
+            second.execute(INSERT, ("b",))
+        yield ("a",)
+
+    with connection:
+        connection.executemany(INSERT, rows())
+    assert titles(path) == {"a"}
+    second.close()
+    connection.close()
 
 
 def test_a_database_that_becomes_one_in_memory_waits_for_nobody(tmp_path):
@@ -323,3 +398,71 @@ def test_where_no_side_file_can_be_made_sqlite_alone_decides(mode, told):
         assert side_files(folder) == []
     assert "[(0,)]" in done.stdout
     assert told in done.stdout
+
+
+def told_by_sqlite(path):
+    """Errors of the standard library, and of turnwise in its place."""
+    with sqlite3.connect(path) as holder:
+        holder.execute("CREATE TABLE strict (x PRIMARY KEY NOT NULL CHECK (x > 0))")
+        holder.execute("INSERT INTO strict VALUES (1)")
+    refused = [
+        "INSERT INTO strict VALUES (1)",
+        "INSERT INTO strict VALUES (NULL)",
+        "INSERT INTO strict VALUES (0)",
+        "INSERT INTO nothing VALUES (1)",
+    ]
+    for sql in refused:
+        with pytest.raises(stdlib.Error) as caught:
+            holder.execute(sql)
+        holder.rollback()
+        yield caught.value
+    holder.execute(INSERT, ("a",))
+
+    def write(module):
+        other = module.connect(path, timeout=0)
+        with pytest.raises(stdlib.OperationalError, match="locked") as caught:
+            other.execute(INSERT, ("b",))
+        other.close()
+        return caught.value
+
+    yield in_thread(lambda: write(stdlib))()
+    ours = in_thread(lambda: write(sqlite3))()
+    assert isinstance(ours, errors.LockTimeoutError)
+    yield ours
+    holder.rollback()
+    holder.close()
+    with pytest.raises(stdlib.Error) as caught:
+        stdlib.connect(path.parent)
+    yield caught.value
+    other = stdlib.connect(__file__)
+    with pytest.raises(stdlib.Error) as caught:
+        other.execute("SELECT * FROM sqlite_schema")
+    other.close()
+    yield caught.value
+
+
+def test_an_error_in_the_place_of_one_of_sqlite_has_the_name_of_its_code(path):
+    has_names = sys.version_info >= (3, 11)
+    names = set()
+    for theirs in told_by_sqlite(path):
+        code = theirs.sqlite_errorcode if hasattr(theirs, "sqlite_errorcode") else 5
+        name = theirs.sqlite_errorname if has_names else None
+        names.add(name)
+        ours = errors.StatementError("refused", sqlite_errorcode=code)
+        for error in (ours, pickle.loads(pickle.dumps(ours))):
+            assert (error.sqlite_errorcode, error.sqlite_errorname) == (code, name)
+    if has_names:
+        assert names == {
+            "SQLITE_BUSY",
+            "SQLITE_CANTOPEN",
+            "SQLITE_CONSTRAINT_CHECK",
+            "SQLITE_CONSTRAINT_NOTNULL",
+            "SQLITE_CONSTRAINT_PRIMARYKEY",
+            "SQLITE_ERROR",
+            "SQLITE_NOTADB",
+        }
+    assert errors.TurnwiseError("no code").sqlite_errorname is None
+    # Has no name, but the number of other constants of the module.
+    for code in (sqlite3.SQLITE_SELECT + 1000, 0xFF00 | 0xFE):
+        told = errors.TurnwiseError(sqlite_errorcode=code).sqlite_errorname
+        assert told == ("unknown" if has_names else None)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from turnwise.sqlite3._statements import Kind, kind_of, kinds_in
+from turnwise.sqlite3._statements import Kind, kind_of, kinds_in, value_of
 
 KINDS = {
     Kind.READ: [
@@ -23,6 +23,10 @@ KINDS = {
         'WITH "insert" AS (VALUES (1)) SELECT * FROM "insert"',
         "WITH a AS (SELECT 1) /* DELETE */ VALUES (2)",
         "PRAGMA user_version",
+        'PRAGMA "user_version"',
+        "PRAGMA user_version; -- = 5",
+        "PRAGMA wal_checkpoint(PASSIVE) -- (TRUNCATE)",
+        "PRAGMA wal_checkpoint(/* TRUNCATE */ passive)",
         "PRAGMA main.user_version",
         "PRAGMA journal_mode",
         "PRAGMA table_info(topic)",
@@ -59,13 +63,24 @@ KINDS = {
     Kind.PRAGMA: [
         "PRAGMA user_version = 5",
         "pragma main . user_version(5)",
+        'PRAGMA "user_version"=5',
+        "PRAGMA [main].[user_version](5)",
+        "PRAGMA `main`.'user_version' /* ( */ = /* ) */ -5",
+        "PRAGMA user_version = - 0x5",
         "PRAGMA application_id=1",
         "PRAGMA wal_checkpoint(TRUNCATE)",
+        "PRAGMA wal_checkpoint(TRUNCATE) -- comment",
+        "PRAGMA wal_checkpoint(TRUNCATE /* comment */);",
+        "PRAGMA wal_checkpoint('restart') ; -- comment",
         "PRAGMA wal_checkpoint = full",
         "PRAGMA incremental_vacuum",
         "PRAGMA optimize",
     ],
-    Kind.JOURNAL_MODE: ["PRAGMA journal_mode = WAL", "PRAGMA main.journal_mode('delete')"],
+    Kind.JOURNAL_MODE: [
+        "PRAGMA journal_mode = WAL",
+        "PRAGMA main.journal_mode('delete')",
+        "PRAGMA 'journal_mode'=[truncate] --",
+    ],
     Kind.BUSY_TIMEOUT: ["PRAGMA busy_timeout = 100", "pragma busy_timeout(0)"],
     Kind.CONDITIONAL: [
         "CREATE TABLE IF NOT EXISTS t (x)",
@@ -86,6 +101,20 @@ KINDS = {
 )
 def test_the_kind_of_a_statement(kind, sql):
     assert kind_of(sql) is kind
+
+
+@pytest.mark.parametrize(
+    ("sql", "value"),
+    [
+        ("PRAGMA journal_mode=WAL", "wal"),
+        ("PRAGMA journal_mode = Delete ; -- or WAL", "delete"),
+        ("PRAGMA journal_mode( /* ) */ 'wal' ) -- (", "wal"),
+        ('PRAGMA "journal_mode"("memory")', "memory"),
+        ("PRAGMA journal_mode", ""),
+    ],
+)
+def test_the_value_of_a_pragma(sql, value):
+    assert value_of(sql) == value
 
 
 def test_a_script_is_split_at_its_semicolons_only():

@@ -57,9 +57,11 @@ else:
         return connection
 
 
-def __getattr__(name: str) -> Any:
-    if name == "dbapi2":
-        import importlib
+# The star has brought the standard library's.
+del dbapi2  # noqa: F821
+# After what it takes from here, and before `__getattr__`, which would find the other again.
+from turnwise.sqlite3 import dbapi2 as dbapi2  # noqa: E402
 
-        return importlib.import_module("turnwise.sqlite3.dbapi2")
+
+def __getattr__(name: str) -> Any:
     return getattr(_stdlib, name)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # Kept here: an application may put ours in their place.
 _Base, _Cursor = sqlite3.Connection, sqlite3.Cursor
-_IN_MEMORY = frozenset({":memory:", "", b":memory:", b""})
+_IN_MEMORY = (":memory:", "")
 _PARAMETERS = (
     "timeout",
     "detect_types",
@@ -67,10 +67,10 @@ class Connection(sqlite3.Connection):
         Raises:
             TypeError: ``factory`` makes cursors that do not take turns, and cannot be made to.
         """
-        cursor = _cursor(self, factory)
-        if not isinstance(cursor, Cursor) and self._turns is not None:
-            cursor.__class__ = _mixed(type(cursor), Cursor)
-        return cursor
+        if self._turns is None:
+            return _cursor(self, factory)
+        cursor = _cursor(self, _turn_taking_cursor(factory))
+        return cursor if isinstance(cursor, Cursor) else _with_turns(self, cursor)
 
     def execute(self, sql: str, parameters: Any = (), /) -> Any:
         """Execute one statement with a new cursor."""
@@ -204,7 +204,8 @@ class Connection(sqlite3.Connection):
             """Open a blob. Outside of a transaction the turn is kept until it is closed."""
             turns = self._turns
             open_blob = super().blobopen
-            if turns is None or readonly or name.lower() != "main":
+            elsewhere = not isinstance(name, str) or name.lower() != "main"
+            if turns is None or readonly or elsewhere:
                 return open_blob(table, column, row, readonly=bool(readonly), name=name)
             blob = turns.write(self, lambda: open_blob(table, column, row, name=name))
             return blob if self.in_transaction else WritableBlob(blob, self, turns)
@@ -277,6 +278,33 @@ def _new_cursor(connection: Connection) -> Any:
     return _cursor(connection, Cursor) if _PASSES_CURSOR_BY else connection.cursor()
 
 
+def _turn_taking_cursor(factory: Any) -> Any:
+    """The factory of cursors, made to take turns. What a function makes is seen to afterwards."""
+    if factory is _Cursor:
+        return Cursor
+    if isinstance(factory, type) and issubclass(factory, _Cursor):
+        return factory if issubclass(factory, Cursor) else _mixed(factory, Cursor)
+    return factory
+
+
+def _with_turns(connection: Connection, cursor: Any) -> Any:
+    """A cursor that a function has made, or the same of our class, taking turns."""
+    made = type(cursor)
+    if made is _Cursor:
+        ours: Any = _cursor(connection, Cursor)
+        ours.arraysize, ours.row_factory = cursor.arraysize, cursor.row_factory
+        return ours
+    try:
+        cursor.__class__ = _mixed(made, Cursor)
+    except TypeError as error:
+        message = (
+            f"the factory made a {made.__name__}, which cannot be made to take turns any more: "
+            f"derive it from turnwise.sqlite3.Cursor, or give {made.__name__} itself as the factory"
+        )
+        raise TypeError(message) from error
+    return cursor
+
+
 def _mixed(theirs: Any, ours: type) -> type:
     """A class of the application with ours below it, so that its `super()` finds our methods."""
     mixed = theirs.__dict__.get("_with_turns")
@@ -288,12 +316,13 @@ def _mixed(theirs: Any, ours: type) -> type:
 
 def _path_of(connection: Connection, database: Any, *, uri: bool) -> str | None:
     """The file whose writers take turns; none where there is no file, or nobody writes it."""
-    if database in _IN_MEMORY:
+    name = os.fsdecode(database)
+    if name in _IN_MEMORY:
         return None
-    if uri and os.fsdecode(database).startswith("file:"):
+    if uri and name.startswith("file:"):
         from urllib.parse import parse_qs, urlsplit
 
-        query = parse_qs(urlsplit(os.fsdecode(database)).query)
+        query = parse_qs(urlsplit(name).query)
         if query.get("mode", [""])[-1] in {"ro", "memory"} or "vfs" in query:
             return None
         if query.get("immutable", ["0"])[-1].lower() not in {"0", "no", "false", "off"}:
@@ -302,4 +331,4 @@ def _path_of(connection: Connection, database: Any, *, uri: bool) -> str | None:
         databases = _Cursor(connection).execute("PRAGMA database_list").fetchall()
         return databases[0][2] or None
     except sqlite3.Error:
-        return os.path.realpath(os.fsdecode(database))
+        return os.path.realpath(name)

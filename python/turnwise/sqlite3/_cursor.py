@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+import operator
 import sqlite3
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,7 +18,10 @@ if TYPE_CHECKING:
 _execute = sqlite3.Cursor.execute
 _executemany = sqlite3.Cursor.executemany
 _executescript = sqlite3.Cursor.executescript
-_fetchall, _commit = sqlite3.Cursor.fetchall, sqlite3.Connection.commit
+_fetchmany, _fetchall = sqlite3.Cursor.fetchmany, sqlite3.Cursor.fetchall
+_Plain, _connect, _commit = sqlite3.Cursor, sqlite3.connect, sqlite3.Connection.commit
+# The member itself, as the standard library reads it: a subclass may have a property of that name.
+_row_factory: Any = vars(sqlite3.Cursor)["row_factory"]
 _READ, _WRITE = Kind.READ, Kind.WRITE
 
 
@@ -159,24 +164,53 @@ class _Buffered(Cursor):
 
     def __next__(self) -> Any:
         super().fetchone()  # Raises what a closed connection, or another thread, has to raise.
-        return next(self._rows)
+        return _made(self, next(self._rows))
 
     def fetchone(self) -> Any:
         super().fetchone()
-        return next(self._rows, None)
+        for row in self._rows:
+            return _made(self, row)
+        return None
 
-    def fetchmany(self, size: int | None = None) -> list[Any]:
-        super().fetchone()
-        return list(itertools.islice(self._rows, self.arraysize if size is None else size))
+    def fetchmany(self, *size: Any, **named: Any) -> list[Any]:
+        super().fetchmany(*size, **named)  # Refuses what is no size.
+        count = operator.index([*size, *named.values(), self.arraysize][0])
+        rows = itertools.islice(self._rows, count if count > 0 else _fetched_by(max(count, -1)))
+        return [_made(self, row) for row in rows]
 
     def fetchall(self) -> list[Any]:
         super().fetchone()
-        return list(self._rows)
+        return [_made(self, row) for row in self._rows]
+
+
+def _made(cursor: sqlite3.Cursor, row: Any) -> Any:
+    """A row as its factory makes it: the one that is set when the row is asked for."""
+    factory = _row_factory.__get__(cursor)
+    return row if factory is None else factory(cursor, row)
+
+
+@functools.cache
+def _fetched_by(size: int) -> int | None:
+    """How many rows a fetchmany of less than one is to fetch; none for all of them.
+
+    Versions of Python differ, so this one is asked.
+    """
+    connection = _connect(":memory:")
+    try:
+        cursor = _Plain(connection).execute("VALUES (1), (2)")
+        return None if _fetchmany(cursor, size) else 0
+    finally:
+        connection.close()
 
 
 def _buffer(cursor: Any) -> None:
     plain: Any = type(cursor)
-    rows = _fetchall(cursor)
+    factory = _row_factory.__get__(cursor)
+    _row_factory.__set__(cursor, None)
+    try:
+        rows = _fetchall(cursor)
+    finally:
+        _row_factory.__set__(cursor, factory)
     if not rows:
         return
     buffered = plain.__dict__.get("_buffered")

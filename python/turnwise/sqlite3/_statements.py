@@ -65,11 +65,14 @@ _CHECKPOINTS = frozenset({"full", "restart", "truncate"})
 
 _BLANK = re.compile(r"[\s\ufeff;]*")
 _WORD = re.compile(r"[A-Za-z_]+")
+_QUOTED = r"""'[^']*' | "[^"]*" | `[^`]*` | \[[^\]]*\]"""
 _TOKEN = re.compile(
-    r"""--[^\n]* | /\*.*?(?:\*/|\Z) | '[^']*' | "[^"]*" | `[^`]*` | \[[^\]]*\]
+    rf"""--[^\n]* | /\*.*?(?:\*/|\Z) | (?P<quoted>{_QUOTED})
     | (?P<word>[A-Za-z_$\x80-\U0010ffff][\w$]*) | (?P<mark>[();=.])""",
     re.VERBOSE | re.DOTALL,
 )
+_VALUE = re.compile(rf"{_QUOTED} | [+-]?\s*[\w.]+", re.VERBOSE)
+_QUOTES = "'\"`[]"
 _CACHED_LENGTH = 4096
 
 
@@ -175,19 +178,18 @@ def _after_with(sql: str, at: int) -> Kind:
 
 def _pragma(sql: str) -> tuple[str, str]:
     """Name and value of a PRAGMA, in lower case; no value is an empty one."""
-    words: list[str] = []
-    value = ""
+    name = value = ""
     tokens = _TOKEN.finditer(sql, _skip(sql))
     for token in tokens:
-        if token["word"]:
-            words.append(token["word"])
-        if token["mark"] == ".":
-            words.pop()
-        elif token["mark"]:
-            rest = sql[token.end() :].partition(";")[0]
-            value = rest.rstrip().rstrip(")").strip(" \t\r\n'\"`")
+        if token["word"] or token["quoted"]:
+            name = token[0].strip(_QUOTES).lower()
+        elif token["mark"] == ";":
             break
-    return words[-1].lower() if words else "", value.lower()
+        elif token["mark"] in {"=", "("}:
+            found = _VALUE.match(sql, _skip(sql, token.end()))
+            value = found[0].strip(_QUOTES).lower() if found else ""
+            break
+    return name, value
 
 
 def _kind_of_pragma(sql: str) -> Kind:
