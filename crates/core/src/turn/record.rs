@@ -100,26 +100,53 @@ fn holder_by_the_kernel(file: &File) -> Locked {
     #[cfg(target_os = "linux")]
     {
         use std::os::unix::fs::MetadataExt;
-        let inode = file.metadata().map(|found| found.ino().to_string());
+        let inode = file.metadata().map(|found| found.ino());
         let (Ok(inode), Ok(locks)) = (inode, std::fs::read_to_string("/proc/locks")) else {
             return Locked::Unknown;
         };
-        let holder = locks.lines().find_map(|line| {
-            let mut words = line.split_whitespace().skip(1);
-            if words.next() != Some("FLOCK") {
-                return None;
-            }
-            let pid = words.nth(2)?;
-            let at = words.next()?.rsplit(':').next()?;
-            (at == inode).then(|| pid.parse().ok()).flatten()
-        });
-        holder.map_or(Locked::ByNobody, Locked::By)
+        holder_among(&locks, device_by_the_kernel(file).as_deref(), inode)
     }
     #[cfg(not(target_os = "linux"))]
     {
         let _ = file;
         Locked::Unknown
     }
+}
+
+/// The process that has a file locked by the lines of `/proc/locks`; on whichever device if that is
+/// not known.
+#[cfg(target_os = "linux")]
+fn holder_among(locks: &str, device: Option<&str>, inode: u64) -> Locked {
+    let holder = locks.lines().find_map(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        if words.next() != Some("FLOCK") {
+            return None;
+        }
+        let pid = words.nth(2)?;
+        let (on, at) = words.next()?.rsplit_once(':')?;
+        let same = device.is_none_or(|device| device == on) && at.parse() == Ok(inode);
+        same.then(|| pid.parse().ok()).flatten()
+    });
+    holder.map_or(Locked::ByNobody, Locked::By)
+}
+
+/// The device of a file as `/proc/locks` writes it. Where `stat` makes up devices of its own (btrfs,
+/// overlayfs), only the mount tells.
+#[cfg(target_os = "linux")]
+fn device_by_the_kernel(file: &File) -> Option<String> {
+    use std::os::fd::AsRawFd;
+    let known = format!("/proc/self/fdinfo/{}", file.as_raw_fd());
+    let known = std::fs::read_to_string(known).ok()?;
+    let mount = known.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim();
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
+    // `36 35 98:0 /mnt1 /mnt2 rw,noatime - ext3 /dev/root rw`, the device in decimal.
+    let device = mounts.lines().find_map(|line| {
+        let mut words = line.split_whitespace();
+        (words.next() == Some(mount)).then(|| words.nth(1)).flatten()
+    })?;
+    let (major, minor) = device.split_once(':')?;
+    let (major, minor): (u32, u32) = (major.parse().ok()?, minor.parse().ok()?);
+    Some(format!("{major:02x}:{minor:02x}"))
 }
 
 fn seconds(nanoseconds: u64) -> (u64, u64) {
@@ -191,5 +218,22 @@ mod tests {
             file.lock().unwrap();
             assert_eq!(holder_by_the_kernel(&file), Locked::By(std::process::id()));
         }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_kernel_tells_devices_apart() {
+        use std::os::unix::fs::MetadataExt;
+        let folder = tempfile::tempdir().unwrap();
+        let file = File::create(folder.path().join("x")).unwrap();
+        file.lock().unwrap();
+        let inode = file.metadata().unwrap().ino();
+        let device = device_by_the_kernel(&file).unwrap();
+        let locks = std::fs::read_to_string("/proc/locks").unwrap();
+        let holder = holder_among(&locks, Some(&device), inode);
+        assert_eq!(holder, Locked::By(std::process::id()));
+        let elsewhere = locks.replace(&format!(" {device}:{inode} "), &format!(" fe:fe:{inode} "));
+        assert_eq!(holder_among(&elsewhere, Some(&device), inode), Locked::ByNobody);
+        assert_eq!(holder_among(&elsewhere, None, inode), Locked::By(std::process::id()));
     }
 }
