@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from turnwise._process import known_task
 from turnwise.errors import QueueFullError
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ async def aexecute(
     writer: BatchWriter, sql: str, params: Parameters, timeout: float | None
 ) -> WriteResult:
     """Queue a write from an event loop and wait for it."""
-    writer._check_task(id(asyncio.current_task()))  # noqa: SLF001 - the other half
+    if task := known_task(asyncio.current_task()):
+        writer._check_task(task)  # noqa: SLF001 - the other half
     loop = asyncio.get_running_loop()
     began = loop.time()
     # As the caller gave it, so that it is checked; what is left of it once the queue was full.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import itertools
 import os
 import sys
 import warnings
+import weakref
 
 from turnwise import _native
 
@@ -70,13 +72,28 @@ def _drain(*_arguments: object, **_details: object) -> None:
         )
 
 
+# Unlike an `id`, a number is not used again once its task has ended.
+_task_numbers: weakref.WeakKeyDictionary[object, int] = weakref.WeakKeyDictionary()
+_next_task = itertools.count(1)
+
+
 def running_task() -> int | None:
-    """The ``id`` of the asyncio task that runs in this thread."""
+    """The number of the asyncio task that runs in this thread, given to it now if need be."""
     loaded = sys.modules.get("asyncio")
     if loaded is None or loaded._get_running_loop() is None:  # noqa: SLF001 - 20 ns
         return None
     task = loaded.current_task()
-    return None if task is None else id(task)
+    if task is None:
+        return None
+    number = _task_numbers.get(task)
+    if number is None:
+        number = _task_numbers[task] = next(_next_task)
+    return number
+
+
+def known_task(task: object) -> int | None:
+    """The number of an asyncio task; ``None`` for one that has never asked for a turn."""
+    return None if task is None else _task_numbers.get(task)
 
 
 def call_site(depth: int) -> str:

@@ -243,6 +243,33 @@ class TestSameTask:
         asyncio.run(main())
         assert landed(path) == {("a", 1): 1}
 
+    @pytest.mark.parametrize("for_a", ["turn", "write"])
+    def test_that_has_ended_is_not_taken_for_another(self, path, lock, for_a):
+        async def enter(context):
+            return await context.__aenter__()
+
+        async def turn(_writer):
+            with pytest.raises(errors.LockTimeoutError):
+                async with lock.turn(timeout=0.001):
+                    pass
+
+        async def write(writer):
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(writer.aexecute(SAVE, ("a", 1)), 0.001)
+
+        async def main(writer):
+            asks = {"turn": turn, "write": write}[for_a]
+            context = lock.turn()
+            await asyncio.create_task(enter(context))
+            # One of them has the `id` that the ended task had.
+            for _ in range(50):
+                await asyncio.create_task(asks(writer))
+            await context.__aexit__(None, None, None)
+
+        with BatchWriter(path, turn_timeout=None) as writer:
+            asyncio.run(main(writer))
+        assert not landed(path)
+
     @pytest.mark.timeout(30)
     def test_blocks_while_its_neighbour_stands_in_line(self, path, lock):
         with Party(path) as holder:
