@@ -59,18 +59,25 @@ pub(super) struct Claim {
     /// The coroutine that would.
     pub(super) task: Option<u64>,
     pub(super) site: Site,
+    /// Nobody has taken it up yet: its thread may still have it for itself.
+    pub(super) offered: bool,
 }
 
 impl Claim {
     /// The claim of the calling thread.
     pub(super) fn of_this_thread(asker: impl Into<Asker>) -> Self {
         let Asker { site, task } = asker.into();
-        Self { thread: Some(current().id()), task, site }
+        Self { thread: Some(current().id()), task, site, offered: false }
+    }
+
+    /// The claim of a coroutine of this thread that takes the turn up when it runs.
+    pub(super) fn of_an_offer(asker: impl Into<Asker>) -> Self {
+        Self { offered: true, ..Self::of_this_thread(asker) }
     }
 
     /// The claim of somebody in whose turn no application code runs.
     pub(super) fn of_nobody(site: Site) -> Self {
-        Self { thread: None, task: None, site }
+        Self { thread: None, task: None, site, offered: false }
     }
 
     /// Whether who made this claim stands still while `other` waits: who blocks stops all

@@ -101,12 +101,12 @@ impl TurnLock {
                 Ok(resolved) => return Self::of_resolved(resolved),
                 // SQLite makes the file that the link leads to, where others will look for it.
                 Err(_) => match std::fs::read_link(&database) {
-                    Ok(target) => database = beside(&database, &target),
+                    Ok(target) => database = registry::beside(&database, &target),
                     Err(_) => break,
                 },
             }
         }
-        Self::of_resolved(resolved_folder(database))
+        Self::of_resolved(registry::resolved_folder(database))
     }
 
     fn of_resolved(database: PathBuf) -> Result<Self> {
@@ -211,7 +211,22 @@ impl TurnLock {
         asker: impl Into<Asker>,
         then: impl FnOnce(Turn) + Send + 'static,
     ) -> Result<Pending> {
-        self.request_as(&Claim::of_this_thread(asker), then)
+        self.request_as(&Claim::of_this_thread(asker), false, then)
+    }
+
+    /// As [`request`](Self::request), for a coroutine that calls [`Turn::take_up`] when it runs. Until
+    /// then its thread can [`acquire`](Self::acquire) that turn; then it asks again, as the `first`.
+    ///
+    /// # Errors
+    ///
+    /// As [`request`](Self::request).
+    pub fn request_offer(
+        &self,
+        asker: impl Into<Asker>,
+        first: bool,
+        then: impl FnOnce(Turn) + Send + 'static,
+    ) -> Result<Pending> {
+        self.request_as(&Claim::of_an_offer(asker), first, then)
     }
 
     /// As [`request`](Self::request), for a turn in which no application code runs.
@@ -220,18 +235,19 @@ impl TurnLock {
         site: Site,
         then: impl FnOnce(Turn) + Send + 'static,
     ) -> Result<Pending> {
-        self.request_as(&Claim::of_nobody(site), then)
+        self.request_as(&Claim::of_nobody(site), false, then)
     }
 
     fn request_as(
         &self,
         claim: &Claim,
+        first: bool,
         then: impl FnOnce(Turn) + Send + 'static,
     ) -> Result<Pending> {
         let queue = self.queue()?;
         let owned = queue.owned();
         let then = Box::new(move |grant| then(Turn { shared: owned, grant }));
-        let id = queue.request(claim, then)?;
+        let id = queue.request(claim, then, first)?;
         Ok(Pending { shared: queue.owned(), id })
     }
 
@@ -336,6 +352,12 @@ impl Turn {
         }
     }
 
+    /// Begins a turn that was [offered](TurnLock::request_offer). `false`: its thread has had it.
+    pub fn take_up(&self) -> bool {
+        let (Some(shared), Grant::Held(id)) = (self.shared.get(), self.grant) else { return true };
+        shared.0.take_up(id)
+    }
+
     /// SQLite's own lock was taken: a writer that knows nothing of turns has it.
     pub fn note_outsider(&self) {
         if self.is_held()
@@ -368,18 +390,5 @@ impl Pending {
             (Some(shared), Some(id)) => shared.0.withdraw(id),
             _ => false,
         }
-    }
-}
-
-/// What a link at `link` leads to.
-fn beside(link: &Path, target: &Path) -> PathBuf {
-    link.parent().map_or_else(|| target.to_owned(), |folder| folder.join(target))
-}
-
-fn resolved_folder(path: PathBuf) -> PathBuf {
-    let resolved = path.parent().and_then(|folder| std::fs::canonicalize(folder).ok());
-    match (resolved, path.file_name()) {
-        (Some(folder), Some(name)) => folder.join(name),
-        _ => path,
     }
 }

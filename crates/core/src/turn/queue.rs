@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::claim::{Claim, Grant, TurnStats};
 use super::share::Owed;
-use super::state::{Seat, Side, State, Then, Waiter, Wake};
+use super::state::{Holder, Seat, Side, State, Then, Waiter, Wake};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handoff::Patience;
 use crate::sync::{Condvar, Mutex, now, unlocked};
@@ -98,6 +98,9 @@ impl<L: SideLock> TurnQueue<L> {
         stuck: Option<Duration>,
     ) -> Result<Grant> {
         let mut state = self.state.lock();
+        if let Some(grant) = take_over(&mut state, claim) {
+            return Ok(grant);
+        }
         check_reentry(&state, claim, false)?;
         if let Some(grant) = self.try_now(&mut state, claim) {
             return Ok(grant);
@@ -109,7 +112,8 @@ impl<L: SideLock> TurnQueue<L> {
         let left = |stuck| self.left_until_stuck(&state, stuck).unwrap_or(SECOND_LOOK);
         let mut look = stuck.map(|stuck| now() + left(stuck));
         let seat = Arc::<Seat>::default();
-        let Some(id) = self.line_up(&mut state, claim, Wake::Thread(Arc::clone(&seat))) else {
+        let wake = Wake::Thread(Arc::clone(&seat));
+        let Some(id) = self.line_up(&mut state, claim, wake, false) else {
             return Ok(Grant::Without);
         };
         loop {
@@ -161,8 +165,14 @@ impl<L: SideLock> TurnQueue<L> {
         }
     }
 
-    /// Lines up without blocking: `then` gets the grant, at once or later, on any thread.
-    pub(super) fn request(self: &Arc<Self>, claim: &Claim, then: Then) -> Result<Option<u64>> {
+    /// Lines up without blocking: `then` gets the grant, at once or later, on any thread. `first` is
+    /// somebody whose turn was taken over.
+    pub(super) fn request(
+        self: &Arc<Self>,
+        claim: &Claim,
+        then: Then,
+        first: bool,
+    ) -> Result<Option<u64>> {
         let mut state = self.state.lock();
         check_reentry(&state, claim, true)?;
         if let Some(grant) = self.try_now(&mut state, claim) {
@@ -176,7 +186,7 @@ impl<L: SideLock> TurnQueue<L> {
             then(Grant::Without);
             return Ok(None);
         }
-        Ok(self.line_up(&mut state, claim, Wake::Call(then)))
+        Ok(self.line_up(&mut state, claim, Wake::Call(then), first))
     }
 
     /// Takes a request back. `false`: its `then` has the grant, or is about to.
@@ -222,6 +232,13 @@ impl<L: SideLock> TurnQueue<L> {
             self.claimed.store(false, Ordering::Relaxed);
             holder.claim = Claim::of_nobody(holder.claim.site.clone());
         }
+    }
+
+    /// The turn `id` was offered, and is now its claimant's. `false`: its thread took it over.
+    pub(super) fn take_up(&self, id: u64) -> bool {
+        let mut state = self.state.lock();
+        let holder = state.holder.as_mut().filter(|holder| holder.id == id);
+        holder.map(|holder| holder.claim.offered = false).is_some()
     }
 
     /// Who has the turn, for an error message.
@@ -291,7 +308,13 @@ impl<L: SideLock> TurnQueue<L> {
     }
 
     /// Puts a waiter at the end of the line. `None`: no thread is to be had that would wait for it.
-    fn line_up(self: &Arc<Self>, state: &mut State, claim: &Claim, wake: Wake) -> Option<u64> {
+    fn line_up(
+        self: &Arc<Self>,
+        state: &mut State,
+        claim: &Claim,
+        wake: Wake,
+        first: bool,
+    ) -> Option<u64> {
         if !self.have_keeper(state) {
             state.fall_throughs += 1;
             return None;
@@ -300,7 +323,7 @@ impl<L: SideLock> TurnQueue<L> {
         let id = state.number();
         // A thread that blocks goes before its own coroutines: they could not give the turn back.
         let blocks = matches!(wake, Wake::Thread(_));
-        let before = |waiter: &Waiter| blocks && waiter.claim.stops_with(claim, false);
+        let before = |waiter: &Waiter| first || blocks && waiter.claim.stops_with(claim, false);
         let place = state.waiting.iter().position(before).unwrap_or(state.waiting.len());
         state.waiting.insert(place, Waiter { id, claim: claim.clone(), wake });
         if state.side == Side::Free {
@@ -329,6 +352,18 @@ impl<L: SideLock> TurnQueue<L> {
 
 /// SQLITE_BUSY.
 const BUSY: i32 = 5;
+
+/// Who blocks its thread gets the turn of a coroutine of that thread which has not taken it up: it
+/// could not before the thread goes on.
+fn take_over(state: &mut State, claim: &Claim) -> Option<Grant> {
+    let offered = |holder: &&Holder| holder.claim.offered && holder.claim.stops_with(claim, false);
+    state.holder.as_ref().filter(offered)?;
+    let id = state.number();
+    state.hand_offs += 1;
+    state.moved = now();
+    state.holder = Some(Holder { id, claim: claim.clone(), since: state.moved });
+    Some(Grant::Held(id))
+}
 
 fn check_reentry(state: &State, claim: &Claim, suspends: bool) -> Result<()> {
     match &state.holder {

@@ -111,3 +111,17 @@ impl Quiesce for Queues {
         mem::forget(mem::take(&mut *ManuallyDrop::into_inner(held)));
     }
 }
+
+/// What a link at `link` leads to.
+pub(super) fn beside(link: &Path, target: &Path) -> PathBuf {
+    link.parent().map_or_else(|| target.to_owned(), |folder| folder.join(target))
+}
+
+/// The path, with the links of its folder resolved.
+pub(super) fn resolved_folder(path: PathBuf) -> PathBuf {
+    let resolved = path.parent().and_then(|folder| std::fs::canonicalize(folder).ok());
+    match (resolved, path.file_name()) {
+        (Some(folder), Some(name)) => folder.join(name),
+        _ => path,
+    }
+}

@@ -116,7 +116,7 @@ fn a_coroutine_that_asks_again_is_told_both_places_and_its_neighbour_waits() {
     let ask = |site: Site, task| {
         let sender = sender.clone();
         let claim = Claim::of_this_thread(Asker::new(site, Some(task)));
-        queue.request(&claim, Box::new(move |grant| sender.send(grant).unwrap()))
+        queue.request(&claim, Box::new(move |grant| sender.send(grant).unwrap()), false)
     };
     assert_eq!(ask(HERE, 1).unwrap(), None);
     let first = came.recv().unwrap();
@@ -136,6 +136,39 @@ fn a_coroutine_that_asks_again_is_told_both_places_and_its_neighbour_waits() {
 }
 
 #[test]
+fn a_turn_that_no_coroutine_has_taken_up_goes_to_its_thread() {
+    let (queue, _) = queue();
+    let (sender, came) = mpsc::channel();
+    let ask = |task, first| {
+        let sender = sender.clone();
+        let claim = Claim::of_an_offer(Asker::new(HERE, Some(task)));
+        let then = Box::new(move |grant| sender.send((task, grant)).unwrap());
+        queue.request(&claim, then, first).unwrap();
+        came.recv_timeout(Duration::from_millis(100)).ok()
+    };
+    let Some((1, Grant::Held(offered))) = ask(1, false) else { panic!("it was free") };
+    // Who only asks by the way does not get it, nor does another thread.
+    let claim = Claim::of_this_thread(HERE);
+    assert_eq!(queue.try_acquire(&claim).unwrap_err().kind(), ErrorKind::TurnReentered);
+    let elsewhere = thread::scope(|scope| {
+        scope.spawn(|| acquire(&queue, &within(0)).unwrap_err().kind()).join().unwrap()
+    });
+    assert_eq!(elsewhere, ErrorKind::LockTimeout);
+    let turn = acquire(&queue, &within(0)).unwrap();
+    assert!(!queue.take_up(offered));
+    queue.release(Grant::Held(offered));
+    assert_eq!(acquire(&queue, &within(0)).unwrap_err().kind(), ErrorKind::TurnReentered);
+    assert_eq!((ask(2, false), ask(1, true)), (None, None));
+    queue.release(turn);
+    let (task, Grant::Held(offered)) = came.recv().unwrap() else { panic!("it was free") };
+    assert_eq!(task, 1);
+    assert!(queue.take_up(offered));
+    assert_eq!(acquire(&queue, &within(0)).unwrap_err().kind(), ErrorKind::TurnReentered);
+    queue.release(Grant::Held(offered));
+    assert_eq!(came.recv().unwrap().0, 2);
+}
+
+#[test]
 fn a_thread_that_blocks_goes_before_its_own_coroutines() {
     let (queue, files) = queue();
     files.take_away();
@@ -147,7 +180,7 @@ fn a_thread_that_blocks_goes_before_its_own_coroutines() {
             // Elsewhere: a coroutine that goes on gives it back.
             thread::spawn(move || giver.release(grant));
         };
-        queue.request(claim, Box::new(then)).unwrap().expect("the turn is taken")
+        queue.request(claim, Box::new(then), false).unwrap().expect("the turn is taken")
     };
     ask(1, &nobodys());
     ask(3, &Claim::of_this_thread(Asker::new(HERE, Some(1))));
@@ -239,7 +272,7 @@ fn requests_come_in_their_order_and_can_be_taken_back() {
     let ask = |name: u8| {
         let sender = sender.clone();
         let then = move |grant| sender.send((name, grant)).unwrap();
-        queue.request(&nobodys(), Box::new(then)).unwrap().expect("the turn is taken")
+        queue.request(&nobodys(), Box::new(then), false).unwrap().expect("the turn is taken")
     };
     let ids = [ask(1), ask(2), ask(3)];
     assert!(queue.withdraw(ids[1]) && !queue.withdraw(ids[1]));
@@ -263,7 +296,7 @@ fn without_side_files_everybody_goes_on_without_a_turn() {
     assert_eq!(acquire(&queue, &within(0)).unwrap(), Grant::Without);
     let (sender, receiver) = mpsc::channel();
     let then = move |grant| sender.send(grant).unwrap();
-    assert_eq!(queue.request(&nobodys(), Box::new(then)).unwrap(), None);
+    assert_eq!(queue.request(&nobodys(), Box::new(then), false).unwrap(), None);
     assert_eq!(receiver.try_recv(), Ok(Grant::Without));
     assert_eq!(queue.stats().fall_throughs, 2);
 }
@@ -276,7 +309,7 @@ fn without_a_keeper_who_would_wait_goes_on_without_a_turn() {
     assert_eq!(acquire(&queue, &within(60_000)).unwrap(), Grant::Without);
     let (sender, receiver) = mpsc::channel();
     let then = move |grant| sender.send(grant).unwrap();
-    assert_eq!(queue.request(&nobodys(), Box::new(then)).unwrap(), None);
+    assert_eq!(queue.request(&nobodys(), Box::new(then), false).unwrap(), None);
     assert_eq!(receiver.try_recv(), Ok(Grant::Without));
     assert_eq!((queue.stats().waits, queue.stats().fall_throughs), (0, 2));
 }

@@ -151,7 +151,7 @@ impl Stage {
         };
         let claim = Claim::of_nobody(SITE);
         let called = now();
-        let id = self.queue.request(&claim, Box::new(then)).unwrap();
+        let id = self.queue.request(&claim, Box::new(then), false).unwrap();
         if let Some(id) = id
             && chance(self.kernel.plan.withdrawn)
         {
