@@ -148,19 +148,6 @@ class NativePending:
     """
     A request for a turn.
     """
-    def abandon(self, /) -> None:
-        """
-        Gives up the place in the line, and a turn that has come or is coming.
-        """
-    @property
-    def fd(self, /) -> int:
-        """
-        A socket's descriptor, the caller's to close: it reads as ended once the turn has come.
-        """
-    def take(self, /) -> NativeTurn | None:
-        """
-        The turn, if it has come.
-        """
     def withdraw(self, /) -> bool:
         """
         Takes the request back. `False`: the turn has come, or is coming.
@@ -220,6 +207,10 @@ class NativeTurn:
         """
         Gives it back. Harmless when it was given back.
         """
+    def take_up(self, /) -> bool:
+        """
+        Begins a turn that has come. `False`: its thread has had it meanwhile, and this is none.
+        """
 
 @disjoint_base
 class NativeTurnLock:
@@ -230,8 +221,8 @@ class NativeTurnLock:
     def _stats(self, /) -> dict: ...
     def acquire(self, /, timeout: SupportsFloat | SupportsIndex | None, site: str, task: SupportsIndex | None = None) -> NativeTurn:
         """
-        Waits up to `timeout` seconds for the turn; `None` waits without end. `task` is the `id` of
-        the asyncio task that asks.
+        Waits up to `timeout` seconds for the turn; `None` waits without end. `task` is the number
+        of the asyncio task that asks.
         """
     def fall_through(self, /) -> NativeTurn:
         """
@@ -251,15 +242,16 @@ class NativeTurnLock:
         """
         The database, by its resolved path.
         """
-    def request(self, /, site: str, task: SupportsIndex | None = None) -> NativePending:
+    def request(self, /, event_loop: Any, came: Any, site: str, task: SupportsIndex | None = None, *, first: bool = False) -> NativePending | None:
         """
-        Lines up without blocking. The descriptor of what is returned can be read once the turn has
-        come. Fails for a task that has it.
+        Lines up without blocking, `first` in line after a turn that could not be taken up. `came`, a
+        future of `event_loop`, gets the turn, to be taken up. `None`: no thread is to be had that
+        would bring it. Fails for a task that has it.
         """
-    def try_acquire(self, /, site: str, task: SupportsIndex | None = None) -> NativeTurn | None:
+    def try_acquire(self, /, timeout: SupportsFloat | SupportsIndex | None, site: str, task: SupportsIndex | None = None) -> NativeTurn | None:
         """
         The turn, or leave to go on without one, if nobody has it, waits for it or asks for it in
-        this thread; never blocks.
+        this thread; never blocks. `timeout` is that of the wait which may follow.
         """
     @property
     def turn_timeout(self, /) -> float | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -107,53 +106,64 @@ class TurnContext:
     async def __aenter__(self) -> NativeTurn:
         """Wait for the turn, suspended."""
         task = running_task()
-        # Mostly nobody has to wait, and no descriptor is needed.
-        turn = self._lock.try_acquire(self._site, task) or await self._line_up(task)
-        self._turn = turn
+        turn = self._lock.try_acquire(self._timeout, self._site, task)
+        self._turn = turn = turn or await self._line_up(task)
         return turn
 
     async def _line_up(self, task: int | None) -> NativeTurn:
-        pending = self._lock.request(self._site, task)
-        try:
-            return pending.take() or await self._wait(pending)
-        finally:
-            os.close(pending.fd)
-
-    async def _wait(self, pending: NativePending) -> NativeTurn:
         import asyncio
 
         loop = asyncio.get_running_loop()
-        came: asyncio.Future[None] = loop.create_future()
-        until = math.inf if self._timeout is None else loop.time() + self._timeout
+        until = math.inf if self._timeout is None else loop.time() + float(self._timeout)
+        first = False
+        while True:
+            came: asyncio.Future[NativeTurn] = loop.create_future()
+            pending = self._lock.request(loop, came, self._site, task, first=first)
+            if pending is None:
+                return self._lock.fall_through()
+            try:
+                turn = await self._wait(loop, came, pending, until)
+                if turn.take_up():
+                    return turn
+            except BaseException:
+                # The error keeps this frame alive, and with it a turn that has come.
+                pending.withdraw()
+                if not came.cancel() and not came.cancelled():
+                    came.result().release()
+                raise
+            first = True
+
+    async def _wait(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        came: asyncio.Future[NativeTurn],
+        pending: NativePending,
+        until: float,
+    ) -> NativeTurn:
+        import asyncio
+
         look = math.inf if self._lock.turn_timeout is None else self._lock.turn_timeout
-
-        def wake() -> None:
-            loop.remove_reader(pending.fd)
-            came.set_result(None)
-
-        loop.add_reader(pending.fd, wake)
-        try:
-            while (turn := pending.take()) is None:
-                stuck = self._lock.is_stuck()
-                left = min(until - loop.time(), _SECOND_LOOK if stuck else look)
-                # `wait_for` loses a cancellation that comes with the result (Python < 3.12).
-                await asyncio.wait({came}, timeout=None if left == math.inf else max(0.0, left))
-                if came.done():
-                    continue
-                if stuck and self._lock.is_stuck() and pending.withdraw():
-                    return self._lock.fall_through()
-                if loop.time() >= until and pending.withdraw():
-                    holder = self._lock.holder or "another process has had the turn"
-                    raise errors.LockTimeoutError(
-                        f"database is locked: {holder}; nothing was written", sqlite_errorcode=5
-                    )
-            return turn
-        except asyncio.CancelledError:
-            # The error keeps this frame alive, and with it a turn that has come.
-            pending.abandon()
-            raise
-        finally:
-            loop.remove_reader(pending.fd)
+        while not came.done():
+            stuck = self._lock.is_stuck()
+            left = min(until - loop.time(), _SECOND_LOOK if stuck else look)
+            # `wait_for` loses a cancellation that comes with the result (Python < 3.12).
+            await asyncio.wait({came}, timeout=None if left == math.inf else max(0.0, left))
+            if came.done():
+                break
+            without = stuck and self._lock.is_stuck()
+            if not without and loop.time() < until:
+                continue
+            if not pending.withdraw():
+                # It is on its way.
+                await asyncio.wait({came})
+            elif without:
+                return self._lock.fall_through()
+            else:
+                holder = self._lock.holder or "another process has had the turn"
+                raise errors.LockTimeoutError(
+                    f"database is locked: {holder}; nothing was written", sqlite_errorcode=5
+                )
+        return came.result()
 
     async def __aexit__(
         self,
@@ -163,3 +173,10 @@ class TurnContext:
     ) -> None:
         """Give the turn back."""
         self.__exit__(kind, error, traceback)
+
+
+def _land(came: asyncio.Future[NativeTurn], turn: NativeTurn) -> None:
+    if came.done():
+        turn.release()
+    else:
+        came.set_result(turn)

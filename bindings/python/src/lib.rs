@@ -2,6 +2,7 @@
 
 mod attention;
 mod classify;
+mod courier;
 mod delivery;
 mod drain;
 mod error;

@@ -1,9 +1,6 @@
 //! The turn lock by itself, for writers on other connections than ours.
 
-use std::net::Shutdown;
-use std::os::fd::IntoRawFd;
-use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use pyo3::prelude::*;
@@ -12,7 +9,8 @@ use turnwise::ErrorKind;
 use turnwise::turn::{Asker, Pending, Site, Turn, TurnLock, TurnOptions};
 
 use crate::attention::attentively;
-use crate::error::{refuse, to_py_err};
+use crate::courier::{Arrival, Courier, courier};
+use crate::error::to_py_err;
 use crate::lock::lock;
 use crate::values;
 
@@ -21,6 +19,19 @@ use crate::values;
 pub(crate) struct NativeTurnLock {
     lock: TurnLock,
     turn_timeout: Option<Duration>,
+    /// Kept, so that its thread lives as long as the lock. Only touched with the GIL held, so that a
+    /// fork never finds it locked.
+    courier: Mutex<Option<Courier>>,
+}
+
+impl NativeTurnLock {
+    fn courier(&self) -> Option<Courier> {
+        let mut kept = lock(&self.courier);
+        if kept.as_ref().is_none_or(Courier::is_inherited) {
+            *kept = courier();
+        }
+        kept.clone()
+    }
 }
 
 #[pymethods]
@@ -30,11 +41,11 @@ impl NativeTurnLock {
     fn new(path: &Bound<'_, PyAny>, turn_timeout: Option<f64>) -> PyResult<Self> {
         let turn_timeout = values::seconds("turn_timeout", turn_timeout)?;
         let lock = TurnLock::open(values::path(path)?).map_err(to_py_err)?;
-        Ok(Self { lock, turn_timeout })
+        Ok(Self { lock, turn_timeout, courier: Mutex::default() })
     }
 
-    /// Waits up to `timeout` seconds for the turn; `None` waits without end. `task` is the `id` of
-    /// the asyncio task that asks.
+    /// Waits up to `timeout` seconds for the turn; `None` waits without end. `task` is the number
+    /// of the asyncio task that asks.
     #[pyo3(signature = (timeout, site, task = None))]
     fn acquire(
         &self,
@@ -45,9 +56,11 @@ impl NativeTurnLock {
     ) -> PyResult<NativeTurn> {
         let timeout = values::seconds("timeout", timeout)?;
         let asker = Asker::new(Site::Text(site.into()), task);
-        // Nobody has to wait, mostly.
-        if let Some(turn) = self.lock.try_acquire_at(asker.clone()).map_err(to_py_err)? {
-            return Ok(NativeTurn::new(turn));
+        // Nobody has to wait, mostly. What a coroutine of this thread has not taken up is had below.
+        match self.lock.try_acquire_at(asker.clone()) {
+            Ok(Some(turn)) => return Ok(NativeTurn::new(turn)),
+            Err(error) if error.kind() != ErrorKind::TurnReentered => return Err(to_py_err(error)),
+            _ => {}
         }
         let taken = attentively(py, timeout, true, |call| {
             let mut options = TurnOptions::default();
@@ -61,9 +74,15 @@ impl NativeTurnLock {
     }
 
     /// The turn, or leave to go on without one, if nobody has it, waits for it or asks for it in
-    /// this thread; never blocks.
-    #[pyo3(signature = (site, task = None))]
-    fn try_acquire(&self, site: &str, task: Option<u64>) -> PyResult<Option<NativeTurn>> {
+    /// this thread; never blocks. `timeout` is that of the wait which may follow.
+    #[pyo3(signature = (timeout, site, task = None))]
+    fn try_acquire(
+        &self,
+        timeout: Option<f64>,
+        site: &str,
+        task: Option<u64>,
+    ) -> PyResult<Option<NativeTurn>> {
+        values::seconds("timeout", timeout)?;
         let turn = match self.lock.try_acquire_at(Asker::new(Site::Text(site.into()), task)) {
             Err(error) if error.kind() == ErrorKind::TurnReentered => None,
             other => other.map_err(to_py_err)?,
@@ -71,26 +90,23 @@ impl NativeTurnLock {
         Ok(turn.map(NativeTurn::new))
     }
 
-    /// Lines up without blocking. The descriptor of what is returned can be read once the turn has
-    /// come. Fails for a task that has it.
-    #[pyo3(signature = (site, task = None))]
-    fn request(&self, site: &str, task: Option<u64>) -> PyResult<NativePending> {
-        let (ours, theirs) = UnixStream::pair().map_err(|error| {
-            refuse(ErrorKind::OutOfMemory, format!("no descriptors for a wait: {error}"))
-        })?;
-        let slot = Arc::new(Mutex::new(Slot::default()));
-        let shared = Arc::clone(&slot);
+    /// Lines up without blocking, `first` in line after a turn that could not be taken up. `came`, a
+    /// future of `event_loop`, gets the turn, to be taken up. `None`: no thread is to be had that
+    /// would bring it. Fails for a task that has it.
+    #[pyo3(signature = (event_loop, came, site, task = None, *, first = false))]
+    fn request(
+        &self,
+        event_loop: Py<PyAny>,
+        came: Py<PyAny>,
+        site: &str,
+        task: Option<u64>,
+        first: bool,
+    ) -> PyResult<Option<NativePending>> {
+        let Some(courier) = self.courier() else { return Ok(None) };
         let asker = Asker::new(Site::Text(site.into()), task);
-        let wait = self.lock.request(asker, move |turn| {
-            let mut slot = lock(&shared);
-            // Else it is given back, outside the lock.
-            let surplus = if slot.abandoned { Some(turn) } else { slot.turn.replace(turn) };
-            drop(slot);
-            drop(surplus);
-            // Its end is what the reader sees, even while a child of fork has a copy.
-            let _ = ours.shutdown(Shutdown::Both);
-        });
-        Ok(NativePending { wait: wait.map_err(to_py_err)?, slot, fd: theirs.into_raw_fd() })
+        let then = move |turn| courier.bring(Arrival { turn, event_loop, came });
+        let wait = self.lock.request_offer(asker, first, then).map_err(to_py_err)?;
+        Ok(Some(NativePending(wait)))
     }
 
     /// Whether the turn has stood still for `turn_timeout`.
@@ -143,7 +159,7 @@ impl NativeTurnLock {
 pub(crate) struct NativeTurn(Mutex<Option<Turn>>);
 
 impl NativeTurn {
-    fn new(turn: Turn) -> Self {
+    pub(crate) fn new(turn: Turn) -> Self {
         Self(Mutex::new(Some(turn)))
     }
 }
@@ -163,6 +179,11 @@ impl NativeTurn {
         }
     }
 
+    /// Begins a turn that has come. `False`: its thread has had it meanwhile, and this is none.
+    fn take_up(&self) -> bool {
+        lock(&self.0).as_ref().is_some_and(Turn::take_up)
+    }
+
     /// SQLite's own lock was taken in this turn: a writer that knows nothing of turns has it.
     fn note_outsider(&self) {
         if let Some(turn) = lock(&self.0).as_ref() {
@@ -177,47 +198,14 @@ impl NativeTurn {
     }
 }
 
-#[derive(Default)]
-struct Slot {
-    turn: Option<Turn>,
-    /// Nobody will take what comes.
-    abandoned: bool,
-}
-
 /// A request for a turn.
 #[pyclass(frozen, module = "turnwise._native")]
-pub(crate) struct NativePending {
-    wait: Pending,
-    slot: Arc<Mutex<Slot>>,
-    /// Python owns it.
-    fd: i32,
-}
+pub(crate) struct NativePending(Pending);
 
 #[pymethods]
 impl NativePending {
-    /// A socket's descriptor, the caller's to close: it reads as ended once the turn has come.
-    #[getter]
-    fn fd(&self) -> i32 {
-        self.fd
-    }
-
-    /// The turn, if it has come.
-    fn take(&self) -> Option<NativeTurn> {
-        lock(&self.slot).turn.take().map(NativeTurn::new)
-    }
-
     /// Takes the request back. `False`: the turn has come, or is coming.
     fn withdraw(&self) -> bool {
-        self.wait.withdraw()
-    }
-
-    /// Gives up the place in the line, and a turn that has come or is coming.
-    fn abandon(&self) {
-        self.wait.withdraw();
-        let mut slot = lock(&self.slot);
-        slot.abandoned = true;
-        let turn = slot.turn.take();
-        drop(slot);
-        drop(turn);
+        self.0.withdraw()
     }
 }
