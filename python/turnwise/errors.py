@@ -137,6 +137,10 @@ class UnitTooLargeError(TurnwiseError, ValueError):
     """The unit of work is larger than the queue's bound."""
 
 
+class UnsupportedUnitError(TurnwiseError, TypeError):
+    """What was given cannot be a unit of work, such as a generator: it cannot be run again."""
+
+
 class CannotOpenError(TurnwiseError, sqlite3.OperationalError):
     """The database file cannot be opened."""
 
@@ -181,6 +185,10 @@ class FileReplacedError(TurnwiseError, sqlite3.OperationalError):
     """The database file was deleted or replaced while it was open."""
 
 
+class UnsupportedServerError(TurnwiseError, NotImplementedError):
+    """The server, or its version, has not what is asked for."""
+
+
 class LockTimeoutError(TurnwiseError, sqlite3.OperationalError, TimeoutError):
     """The database stayed locked until the deadline. Nothing was written."""
 
@@ -199,6 +207,14 @@ class TurnReenteredError(TurnwiseError, sqlite3.OperationalError):
 
 class TurnUnavailableError(TurnwiseError, OSError):
     """No turn lock can be had at this database: a folder that cannot be written, no locks."""
+
+
+class TransactionNotOwnedError(TurnwiseError):
+    """A unit of work failed inside a transaction that its caller had begun. It was not retried.
+
+    What is raised is the driver's own error as well, so that the caller's ``except`` clauses, and
+    the unit of work around it, see what they expect.
+    """
 
 
 class QueueFullError(TurnwiseError, TimeoutError):
@@ -251,6 +267,22 @@ class CommitOutcomeUnknownError(TurnwiseError, sqlite3.OperationalError):
 
 class FlushFailedError(TurnwiseError, sqlite3.OperationalError):
     """The write is committed and others see it, but it could not be synced to disk."""
+
+
+class CommitNotReplayableError(TurnwiseError):
+    """The transaction failed, was rolled back, and cannot be restored truthfully."""
+
+
+class ReplayDivergedError(TurnwiseError):
+    """The transaction was replayed, and the database answered otherwise than before."""
+
+
+class TransactionPoisonedError(TurnwiseError):
+    """The database has ended or aborted the transaction, and only a rollback may follow."""
+
+
+class WritesLostError(TurnwiseError):
+    """A commit without statements followed a rollback that threw writes away."""
 
 
 class InternalError(TurnwiseError, sqlite3.InternalError):

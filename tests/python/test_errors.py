@@ -213,6 +213,14 @@ ELSEWHERE = {
     "CommitOutcomeUnknown": "test_commit_in_doubt.py",
     # Never raised: the kind of an event.
     "TurnUnavailable": "test_turns_files.py",
+    # What the SQLAlchemy layer raises.
+    "UnsupportedUnit": None,
+    "UnsupportedServer": None,
+    "TransactionNotOwned": None,
+    "CommitNotReplayable": None,
+    "ReplayDiverged": None,
+    "TransactionPoisoned": None,
+    "WritesLost": None,
     # These take a broken disk, a full memory or a signal, or nobody raises them yet.
     "AttemptsExhausted": None,
     "BudgetSpent": None,
@@ -301,14 +309,14 @@ def name_of(base):
 
 @EACH_KIND
 def test_the_documentation_names_every_error_and_what_else_it_is(repository, kind):
-    page = (repository / "docs" / "batch-writer.md").read_text(encoding="utf-8")
+    page = (repository / "docs" / "errors.md").read_text(encoding="utf-8")
     rows = [
         [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
         for line in page.splitlines()
         if line.startswith("|")
     ]
     found = [row for row in rows if row[0] == f"`{kind}Error`"]
-    assert len(found) == 1, f"docs/batch-writer.md: one row of the table for `{kind}Error`"
+    assert len(found) == 1, f"docs/errors.md: one row of the table for `{kind}Error`"
     _, also, meaning = found[0]
     named = set(re.findall(r"`([^`]+)`", also))
     assert named == {name_of(base) for base in other_bases(class_of(kind))}

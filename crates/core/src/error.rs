@@ -76,6 +76,8 @@ error_kinds! {
     NoSuchTable = 108, "the table does not exist", Permanent;
     /// The unit of work is larger than the queue.
     UnitTooLarge = 109, "the unit of work is larger than the queue's bound", Permanent;
+    /// What was given cannot be run again: a generator, a session that is not ours to end.
+    UnsupportedUnit = 110, "this cannot be a unit of work", Permanent;
 
     // 2xx: the database file.
     /// The file cannot be opened.
@@ -100,6 +102,8 @@ error_kinds! {
     UnsupportedPlatform = 209, "this platform has no safe locking beside another SQLite copy", Permanent;
     /// The database file was deleted or replaced while it was open.
     FileReplaced = 210, "the database file was deleted or replaced while open", Permanent;
+    /// The server, or its version, has not what is asked for.
+    UnsupportedServer = 211, "the server does not support this", Permanent;
 
     // 3xx: contention.
     /// The database stayed locked until the policy gave up. Nothing was written.
@@ -112,6 +116,8 @@ error_kinds! {
     TurnReentered = 303, "the turn was asked for by the thread that has it", Permanent;
     /// No turn lock can be had at this database; writers go on without turns.
     TurnUnavailable = 304, "no turn lock can be had at this database", Permanent;
+    /// A unit of work failed inside a transaction that its caller had begun. It was not retried.
+    TransactionNotOwned = 305, "the transaction belongs to the caller, who alone may retry it", Permanent;
 
     // 4xx: the batch writer.
     /// The queue stayed full until the deadline. Nothing was written.
@@ -145,6 +151,14 @@ error_kinds! {
     /// The write is committed, and others see it; syncing it to disk failed, so that a power cut may
     /// still take it.
     FlushFailed = 601, "the write is committed but could not be synced to disk", Permanent;
+    /// The failed transaction cannot be restored truthfully. Nothing of it is in the database.
+    CommitNotReplayable = 602, "the transaction was rolled back and cannot be restored", Permanent;
+    /// The transaction was replayed, and the database answered otherwise than before.
+    ReplayDiverged = 603, "the replayed transaction met other data", Permanent;
+    /// The database has ended or aborted the transaction; only ROLLBACK may follow.
+    TransactionPoisoned = 604, "the transaction is gone, and only a rollback may follow", Permanent;
+    /// A commit without statements followed a rollback that threw writes away.
+    WritesLost = 605, "an earlier rollback threw writes away that this commit does not hold", Permanent;
 
     // 9xx: us.
     /// A fault in turnwise itself.
