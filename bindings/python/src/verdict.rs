@@ -22,10 +22,10 @@ pub(crate) enum Code {
 }
 
 impl Code {
-    pub(crate) fn number(&self, dialect: Dialect) -> PyResult<i32> {
+    pub(crate) fn number(self, dialect: Dialect) -> PyResult<i32> {
         match self {
-            Self::Number(number) => Ok(*number),
-            Self::Text(text) if dialect == Dialect::Postgresql => packed("code", text),
+            Self::Number(number) => Ok(number),
+            Self::Text(text) if dialect == Dialect::Postgresql => packed("code", &text),
             Self::Text(text) => Err(PyValueError::new_err(format!(
                 "code is '{text}'; it must be an int in {dialect}, text is for PostgreSQL"
             ))),

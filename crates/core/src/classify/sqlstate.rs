@@ -14,7 +14,8 @@ pub fn sqlstate(text: &str) -> Option<i32> {
 
 /// The text of a packed SQLSTATE; `None` for a number that is none.
 pub fn sqlstate_text(packed: i32) -> Option<String> {
+    let character = |i: i32| u8::try_from(packed >> (6 * i) & 0x3f).ok();
     let text: String =
-        (0..5).map(|i| char::from((packed >> (6 * i) & 0x3f) as u8 + b'0')).collect();
+        (0..5).map(|i| character(i).map(|c| char::from(c + b'0'))).collect::<Option<_>>()?;
     (sqlstate(&text) == Some(packed)).then_some(text)
 }
