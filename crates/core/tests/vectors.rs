@@ -172,6 +172,10 @@ fn messages() {
         let number = recognize(dialect, code(&vector["code"]), vector["message"].as_str().unwrap());
         let verdict = classify(dialect, number, phase, Conditions::default(), None);
         assert_eq!(verdict.rule, vector["rule"], "{vector}");
+        if dialect == Dialect::Postgresql && vector["code"].is_null() {
+            let at_commit = classify(dialect, number, Phase::Commit, Conditions::default(), None);
+            assert!(at_commit.is_in_doubt(), "words prove nothing of a COMMIT: {vector}");
+        }
     }
 }
 
