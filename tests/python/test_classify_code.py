@@ -14,6 +14,7 @@ def test_a_sqlstate_is_text_or_its_number() -> None:
     by_text = turnwise.classify_code("postgresql", "40001")
     assert by_text == turnwise.classify_code("postgresql", _native.sqlstate("40001"))
     assert (by_text.rule, by_text.sqlstate) == ("postgresql.serialization", "40001")
+    assert "code=40001" in repr(by_text)
     with pytest.raises(ValueError, match="code is 'deadlock'; a SQLSTATE has five"):
         turnwise.classify_code("postgresql", "deadlock")
     with pytest.raises(ValueError, match="must be an int in mysql"):
@@ -86,6 +87,7 @@ def test_an_override_takes_a_sqlstate() -> None:
     assert own == turnwise.Override(
         dialect="postgresql", code=_native.sqlstate("23000"), constraint="unique", **words
     )
+    assert "code=23000" in repr(own)
     verdict = turnwise.classify_code("postgresql", "23505", overrides=(own,))
     assert (verdict.rule, verdict.retry) == ("override", "redo")
 

@@ -1,5 +1,7 @@
 //! SQLSTATE as a number.
 
+use super::words::Dialect;
+
 /// Packs a SQLSTATE of five digits and capital letters into a number, as PostgreSQL does itself
 /// (`MAKE_SQLSTATE`: six bits a character, the first lowest). `None` for any other text.
 pub fn sqlstate(text: &str) -> Option<i32> {
@@ -18,4 +20,13 @@ pub fn sqlstate_text(packed: i32) -> Option<String> {
     let text: String =
         (0..5).map(|i| character(i).map(|c| char::from(c + b'0'))).collect::<Option<_>>()?;
     (sqlstate(&text) == Some(packed)).then_some(text)
+}
+
+/// A code as its database writes it: in PostgreSQL the SQLSTATE, elsewhere the number.
+pub fn code_text(dialect: Dialect, code: i32) -> String {
+    match dialect {
+        Dialect::Postgresql => sqlstate_text(code),
+        Dialect::Sqlite | Dialect::Mysql | Dialect::Mariadb => None,
+    }
+    .unwrap_or_else(|| code.to_string())
 }
