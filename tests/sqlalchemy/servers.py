@@ -332,6 +332,7 @@ class MariaDB(Server):
             f"--bind-address={HOST}",
             "--skip-name-resolve",
             "--performance-schema=OFF",
+            "--sync-frm=OFF",
             "--max-connections=200",
             "--character-set-server=utf8mb4",
         ]

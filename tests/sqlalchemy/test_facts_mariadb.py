@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
+import pymysql
 
 import pytest
+from pymysql.constants import SERVER_STATUS
 
 import turnwise
 from scenes import MARK, Scene, Stage, check_fate, check_scope, code_of, said
@@ -227,3 +228,111 @@ def test_what_it_leaves_behind(mariadb_database, scene) -> None:
 )
 def test_what_helps(mariadb_database, scene) -> None:
     check_scope(scene, mariadb_database)
+
+
+@pytest.fixture
+def stage(mariadb_database):
+    stage = Stage(mariadb_database)
+    stage.one("BEGIN", MARK.format(1))
+    yield stage
+    stage.close()
+
+
+def test_after_a_lock_timeout_all_locks_are_kept(stage) -> None:
+    stage.one(UPDATE.format(2))
+    assert code_of(lock_timeout(stage)) == 1205
+    third = stage.session()
+    assert code_of(third.fails("SELECT n FROM t WHERE id = 2 FOR UPDATE NOWAIT")) == 1205
+
+
+@pytest.mark.parametrize("provoke", [commit_timeout, server_read_only_at_commit])
+def test_a_second_commit_says_ok_and_stores_nothing(stage, provoke) -> None:
+    provoke(stage)
+    stage.free()
+    stage.one("COMMIT")
+    assert stage.marks() == set()
+
+
+@pytest.mark.parametrize("provoke", [deadlocked, changed_meanwhile])
+def test_who_swallows_the_error_commits_the_second_half(stage, provoke) -> None:
+    stage.one("ROLLBACK", "SET autocommit = OFF", MARK.format(1))
+    provoke(stage)
+    stage.one(MARK.format(2), "COMMIT")
+    assert stage.marks() == {2}
+
+
+def test_a_lost_snapshot_takes_the_savepoints_with_it(stage) -> None:
+    stage.one("SAVEPOINT s")
+    assert code_of(changed_meanwhile(stage)) == 1020
+    assert code_of(stage.fails("ROLLBACK TO SAVEPOINT s")) == 1305
+
+
+def test_the_state_that_the_driver_holds_is_older_than_the_error(stage) -> None:
+    in_transaction = SERVER_STATUS.SERVER_STATUS_IN_TRANS
+    assert code_of(deadlocked(stage)) == 1213
+    assert stage.one.connection.server_status & in_transaction
+    stage.one("DO 0")
+    assert not stage.one.connection.server_status & in_transaction
+
+
+def test_a_transaction_declared_read_only_goes_on_after_a_refused_write(stage) -> None:
+    stage.one("ROLLBACK", "START TRANSACTION READ ONLY", "SELECT n FROM t")
+    stage.two(UPDATE.format(1))
+    assert code_of(stage.fails(UPDATE.format(1))) == 1792
+    assert stage.one.in_transaction
+    assert stage.one("SELECT n FROM t WHERE id = 1") == [(10,)]
+    assert said(turnwise.classify_code("mariadb", 1792)) == NEVER
+
+
+@pytest.mark.parametrize(
+    ("earlier", "statement", "codes"),
+    [
+        ((), "INSERT INTO c VALUES (1), (1)", {1030, 1180}),
+        (("INSERT INTO c VALUES (1)",), "INSERT INTO c VALUES (1)", {1062}),
+    ],
+)
+def test_without_checks_a_duplicate_undoes_what_the_server_says_is_open(
+    stage, earlier, statement, codes
+) -> None:
+    stage.two("CREATE TABLE c (id INT PRIMARY KEY)")
+    stage.one("ROLLBACK", "SET unique_checks = 0, foreign_key_checks = 0", "BEGIN", MARK.format(1))
+    stage.one(*earlier)
+    code = code_of(stage.fails(statement))
+    assert code in codes
+    assert stage.one.in_transaction
+    stage.one("COMMIT")
+    assert stage.marks() == set()
+    assert turnwise.classify_code("mariadb", 1030).fate == "aborted"
+
+
+@pytest.fixture(scope="module")
+def own_server():
+    """A server that rolls back on a lock timeout, and has few connections."""
+    server = MariaDB(*OWN_SERVER)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def own_database(own_server):
+    with own_server.database() as name:
+        yield Database(own_server, name)
+
+
+@pytest.mark.parametrize("check", [check_fate, check_scope])
+def test_a_server_may_roll_back_on_a_lock_timeout(own_database, check) -> None:
+    conditions = {"rolls_back_on_timeout": True}
+    check(Scene("own", lock_timeout, 1205, *REDO, conditions=conditions), own_database)
+
+
+def test_a_server_may_have_no_connection_free(own_database) -> None:
+    sessions = []
+    try:
+        with pytest.raises(pymysql.OperationalError) as caught:
+            sessions += [own_database.raw() for _ in range(11)]
+    finally:
+        for session in sessions:
+            session.close()
+    assert code_of(caught.value) == 1040
+    verdict = turnwise.classify_code("mariadb", 1040, phase="connect")
+    assert said(verdict) == ("none", "connection", "unavailable")
