@@ -157,11 +157,14 @@ class _Known:
         wrapping = wrappers.read(error)
         if wrapping is not None:
             self.phase = self.phase or wrapping.phase
-            self.dialect = self.dialect or wrapping.dialect
             self.is_lost = self.is_lost or wrapping.is_lost
-            if wrapping.is_autocommit and self.was_in_transaction is None:
-                self.was_in_transaction = False
             self.fallback = self.fallback or _of_wrapper(wrapping)
+        trace = wrappers.trace(error)
+        self.phase = self.phase or trace.phase
+        self.dialect = self.dialect or trace.dialect
+        if trace.is_autocommit and self.was_in_transaction is None:
+            self.was_in_transaction = False
+        if wrapping is not None:
             return None
         if isinstance(error, TurnwiseError):
             return self._judge_own(error)
