@@ -198,8 +198,9 @@ def _order(rule: dict[str, Any]) -> tuple[int, bool]:
 
 def _table(rows: list[tuple[str, str, str]]) -> list[str]:
     width = max(60, shutil.get_terminal_size((100, 24)).columns) - 4
-    widest = [max(len(row[i]) for row in (_COLUMNS, *rows)) for i in range(3)]
-    widths = [min(widest[i], width // 3) for i in range(3)]
+    widths = [max(len(row[i]) for row in (_COLUMNS, *rows)) for i in range(3)]
+    while sum(widths) > width:
+        widths[widths.index(max(widths))] -= 1
     lines = []
     for row in (_COLUMNS, tuple("-" * width for width in widths), *rows):
         cells = [textwrap.wrap(cell, widths[i]) for i, cell in enumerate(row)]
