@@ -117,22 +117,23 @@ def _hint(text: str) -> str:
 
 
 def _rules_for(code: Code) -> list[dict[str, Any]]:
-    """The rules for the code, then those for its group in phases that are left."""
-    rules: list[dict[str, Any]] = [r for r in _native.rules() if r["dialect"] == code.dialect]
-    exact = [rule for rule in rules if code.code in rule["codes"]]
-    taken = {phase for rule in exact if rule["when"] == "always" for phase in rule["phases"]}
-    group: int | str | None = None
+    """The rules for the code, then those for its group, each for the phases that are left to it."""
+    wanted: list[int | str] = [code.code]
     if isinstance(code.code, str):
-        group = f"{code.code[:2]}000"
+        wanted.append(f"{code.code[:2]}000")
     elif code.dialect == "sqlite":
-        group = code.code & 0xFF
-    if group in {code.code, None}:
-        return exact
-    for rule in rules:
-        phases = [phase for phase in rule["phases"] if phase not in taken]
-        if group in rule["codes"] and phases:
-            exact.append({**rule, "phases": phases})
-    return exact
+        wanted.append(code.code & 0xFF)
+    listed = []
+    taken: set[str] = set()
+    rules: list[dict[str, Any]] = _native.rules()
+    for each in dict.fromkeys(wanted):
+        for rule in rules:
+            phases = [phase for phase in rule["phases"] if phase not in taken]
+            if rule["dialect"] == code.dialect and each in rule["codes"] and phases:
+                listed.append({**rule, "phases": phases})
+                if rule["when"] == "always":
+                    taken.update(phases)
+    return listed
 
 
 def _as_json(code: Code, rules: list[dict[str, Any]]) -> dict[str, Any]:
