@@ -18,7 +18,7 @@ from copy import deepcopy
 from typing import TYPE_CHECKING, overload
 
 from turnwise import _native
-from turnwise._repeating import Unit, asynchronous, synchronous
+from turnwise._repeating import Unit, wrapped
 from turnwise.attempts import add_note, plan
 from turnwise.classification import classify
 from turnwise.errors import (
@@ -144,9 +144,9 @@ def run(
     """
     transaction = _Transaction(plan(settings), session_factory, verify)
     name = _name(_checked(function))
-    if _is_async(function):
-        return asynchronous(transaction, functools.partial(transaction.arun, function), name)()
-    return synchronous(transaction, functools.partial(transaction.run, function), name)()
+    is_async = _is_async(function)
+    once = functools.partial(transaction.arun if is_async else transaction.run, function)
+    return wrapped(transaction, once, name, is_async=is_async)()
 
 
 class _Transaction(Unit):
@@ -254,8 +254,7 @@ def _decorate(
     if function is None:
         return lambda function: _decorate(function, unit, copy_arguments=copy_arguments)
     called = _copying(_checked(function)) if copy_arguments else _checked(function)
-    wrap = asynchronous if _is_async(function) else synchronous
-    return wrap(unit, called, _name(function))
+    return wrapped(unit, called, _name(function), is_async=_is_async(function))
 
 
 def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
