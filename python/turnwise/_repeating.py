@@ -133,7 +133,7 @@ class _Loop:
     def repeat(self, function: Callable[..., Any]) -> Any:  # noqa: ANN401 - the function's own
         """Sleep and try again until it succeeds or is given up."""
         while True:
-            if not sessions.await_in_greenlet(self._pause):
+            if not sessions.sleep_in_greenlet(self._pause):
                 time.sleep(self._pause)
             try:
                 result = function(*self._args, **self._kwargs)

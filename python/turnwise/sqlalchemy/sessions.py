@@ -240,11 +240,11 @@ async def aroll_back(sessions: Iterable[Session]) -> None:
     await greenlet_spawn(roll_back, sessions)
 
 
-def await_in_greenlet(seconds: float) -> bool:
+def sleep_in_greenlet(seconds: float) -> bool:
     """Sleep in the event loop from below an ``AsyncSession.run_sync``. ``False``: not there."""
-    from sqlalchemy.util import concurrency
-
-    if not (sys.modules.get("sqlalchemy.ext.asyncio") and concurrency.in_greenlet()):
+    concurrency = sys.modules.get("sqlalchemy.util.concurrency")
+    greenlets = sys.modules.get("greenlet")
+    if concurrency is None or greenlets is None or not concurrency.in_greenlet():
         return False
     import asyncio
 
