@@ -19,11 +19,9 @@ from turnwise.ownership import not_owned, survey
 from turnwise.sqlalchemy import sessions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from types import CodeType, FrameType
     from typing import Any
-
-    from sqlalchemy.orm import Session
 
     from turnwise._native import Verdict
     from turnwise.attempts import Plan
@@ -82,7 +80,7 @@ class _Loop:
             started_at_ns=mark,
         )
         self._pause = 0.0
-        self._begun: list[Session] = []
+        self._begun: Sequence[Any] = ()
 
     def begins(self, error: Exception) -> bool:
         """Whether the first failure is to be retried, by the unit that asks.
@@ -108,10 +106,11 @@ class _Loop:
             add_note(error, "turnwise: not retried: a session has committed in the unit of work")
             self._attempts.give_up(error, "not_retryable")
             return False
-        why, self._begun = survey(error, self._mark, self._args, self._kwargs)
-        if why is not None:
+        found = survey(error, self._mark, self._args, self._kwargs)
+        if found.foreign is not None:
             self._attempts.give_up(error, "not_retryable")
-            raise not_owned(error, why) from error.__cause__
+            raise not_owned(error, found.foreign) from error.__cause__
+        self._begun = found.begun
         pause = self._attempts.after(error, verdict=verdict)
         if pause is None:
             self._attempts.note(error)
@@ -122,13 +121,13 @@ class _Loop:
     def roll_back(self) -> None:
         """Roll back what the attempt has begun, while its error still keeps that alive."""
         sessions.roll_back(self._begun)
-        self._begun = []
+        self._begun = ()
 
     async def aroll_back(self) -> None:
         """Do the same in a coroutine."""
         if self._begun:
             await sessions.aroll_back(self._begun)
-            self._begun = []
+            self._begun = ()
 
     def repeat(self, function: Callable[..., Any]) -> Any:  # noqa: ANN401 - the function's own
         """Sleep and try again until it succeeds or is given up."""
