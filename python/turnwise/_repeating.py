@@ -196,9 +196,10 @@ def wrapped(
     unit: Unit, function: Callable[..., Any], name: str, *, is_async: bool
 ) -> Callable[..., Any]:
     """A function that does the same as ``function``, and is the unit of work ``name``."""
+    modules = sys.modules
 
     def watching() -> int:
-        if sessions.watch():
+        if "sqlalchemy.orm" in modules and sessions.watch():
             scope["_turnwise_clock"] = time.monotonic_ns
         return time.monotonic_ns()
 
