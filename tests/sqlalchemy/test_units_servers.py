@@ -13,9 +13,10 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, sessionmaker
 
+from proxy import AFTER, BEFORE, Proxy
 from turnwise.classification import classify
-from turnwise.errors import TransactionNotOwnedError
-from turnwise.units import retry_on_deadlock, run
+from turnwise.errors import CommitOutcomeUnknownError, TransactionNotOwnedError
+from turnwise.units import retry, retry_on_deadlock, run
 from units_support import QUICK, Account, Base, balances
 
 SYNC = [
@@ -383,4 +384,72 @@ def test_run_of_a_coroutine_function_on_postgresql(request):
     asyncio.run(main())
     assert seen == [100, 101]
     assert balances(plain) == [202, 100]
+    plain.dispose()
+
+
+@pytest.mark.parametrize(("kind", "driver"), [("postgresql", "psycopg2"), ("mariadb", "pymysql")])
+@pytest.mark.parametrize("mode", [AFTER, BEFORE])
+@pytest.mark.parametrize("asks", [True, False])
+def test_a_connection_that_is_cut_at_commit(request, kind, driver, mode, asks):
+    """Applied once where somebody can tell, and never twice; whatever became of the COMMIT."""
+    database, plain = prepared(request, kind, driver)
+    calls = []
+
+    def pay(session):
+        calls.append(1)
+        session.execute(add(1, -10))
+        if len(calls) == 1:
+            proxy.cut_next_commit(mode)
+
+    def is_done():
+        # It commits, which must not count as the unit's own.
+        return run(
+            lambda session: session.get(Account, 1).balance == 90,
+            session_factory=sessionmaker(plain),
+        )
+
+    with Proxy(database.server) as proxy:
+        engine = sa.create_engine(proxy.url(database.url(driver)))
+        if asks:
+            run(pay, session_factory=sessionmaker(engine), verify=is_done, **QUICK)
+            assert len(calls) == (1 if mode == AFTER else 2)
+            assert balances(plain) == [90, 100]
+        else:
+            with pytest.raises(CommitOutcomeUnknownError) as caught:
+                run(pay, session_factory=sessionmaker(engine), **QUICK)
+            assert isinstance(caught.value.__cause__, DBAPIError)
+            assert len(calls) == 1
+            assert balances(plain) == [90 if mode == AFTER else 100, 100]
+        engine.dispose()
+    plain.dispose()
+
+
+@pytest.mark.parametrize(("kind", "driver"), [("postgresql", "psycopg2"), ("mariadb", "pymysql")])
+def test_a_lost_connection_is_for_retry_alone_and_at_commit_for_nobody(request, kind, driver):
+    database, plain = prepared(request, kind, driver)
+    with Proxy(database.server) as proxy:
+        engine = sa.create_engine(proxy.url(database.url(driver)))
+
+        def unit(calls, moment):
+            calls.append(1)
+            with Session(engine) as session:
+                session.execute(add(1, -10))
+                if len(calls) == 1:
+                    proxy.cut_all() if moment == "statement" else proxy.cut_next_commit(AFTER)
+                session.execute(add(2, 10)) if moment == "statement" else None
+                session.commit()
+
+        healed, refused, in_doubt = [], [], []
+        retry(**QUICK)(unit)(healed, "statement")
+        with pytest.raises(DBAPIError) as caught:
+            retry_on_deadlock(**QUICK)(unit)(refused, "statement")
+        assert not hasattr(caught.value, "__notes__")
+        with pytest.raises(DBAPIError) as caught:
+            retry(**QUICK)(unit)(in_doubt, "commit")
+        assert caught.value.__notes__ == [
+            "turnwise: not retried: it is unknown whether COMMIT took effect"
+        ]
+        assert (len(healed), len(refused), len(in_doubt)) == (2, 1, 1)
+        engine.dispose()
+    assert balances(plain) == [80, 110]
     plain.dispose()

@@ -385,7 +385,7 @@ def test_after_a_commit_in_the_outer_unit_the_inner_one_retries_by_itself(engine
 
 
 def test_a_unit_in_a_unit_leaves_the_retries_to_it_and_its_session_too(engine, neighbour):
-    calls, outside = [], []
+    calls, outside, kinds = [], [], []
     neighbour.lock()
 
     @retry_on_deadlock(**QUICK)
@@ -399,9 +399,15 @@ def test_a_unit_in_a_unit_leaves_the_retries_to_it_and_its_session_too(engine, n
         outside.append(1)
         with Session(engine) as session, session.begin():
             session.add(Account(id=2 + len(outside), balance=0))
-            inner(session)
+            try:
+                inner(session)
+            except OperationalError as error:
+                # Untouched: the session is the outer unit's, which retries.
+                kinds.append(type(error))
+                raise
 
     outer()
+    assert kinds == [OperationalError] * 2
     assert (len(outside), len(calls)) == (3, 3)
     assert balances(engine) == [90, 110, 0]
 
@@ -783,7 +789,7 @@ def test_asyncio_in_the_callers_transaction(engine, async_engine, neighbour, how
 
 
 def test_a_unit_below_run_sync_joins_the_coroutine_that_awaits_it(engine, async_engine, neighbour):
-    calls, outside = [], []
+    calls, outside, kinds = [], [], []
     neighbour.lock()
 
     @retry_on_deadlock(**QUICK)
@@ -796,9 +802,14 @@ def test_a_unit_below_run_sync_joins_the_coroutine_that_awaits_it(engine, async_
     async def outer():
         outside.append(1)
         async with AsyncSession(async_engine) as session, session.begin():
-            await session.run_sync(inner)
+            try:
+                await session.run_sync(inner)
+            except OperationalError as error:
+                kinds.append(type(error))
+                raise
 
     asyncio.run(outer())
+    assert kinds == [OperationalError] * 2
     assert (len(outside), len(calls)) == (3, 3)
     assert balances(engine) == [90, 110]
 
@@ -899,6 +910,53 @@ def test_a_cancelled_unit_is_not_run_again(engine, async_engine, neighbour):
     asyncio.run(main())
     assert len(calls) == 1
     assert balances(engine) == [100, 100]
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_flask_sqlalchemy(tmp_path, begun):
+    """`db.session` is a global: a view owns its transaction unless something before it used it."""
+    from flask import Flask
+    from flask_sqlalchemy import SQLAlchemy
+
+    path = tmp_path / "flask.db"
+    make_file(path).dispose()
+    neighbour = Neighbour(path)
+    app = Flask("shop")
+    app.config["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{path}"
+    app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {"connect_args": {"timeout": 0}}
+    db = SQLAlchemy(app)
+    calls, failures = [], []
+
+    @app.before_request
+    def who_is_it():
+        if begun:
+            db.session.get(Account, 1)
+
+    @app.post("/pay")
+    @retry_on_deadlock(**QUICK)
+    def view():
+        unlock_after(neighbour, calls)
+        pay(db.session)
+        db.session.commit()
+        return "paid"
+
+    @app.errorhandler(OperationalError)
+    def failed(error):
+        failures.append(error)
+        return "busy", 503
+
+    neighbour.lock()
+    answer = app.test_client().post("/pay")
+    if begun:
+        assert (answer.status_code, len(calls)) == (503, 1)
+        assert isinstance(failures[0], TransactionNotOwnedError)
+        neighbour.unlock()
+    else:
+        assert (answer.status_code, len(calls)) == (200, 3)
+    with app.app_context():
+        assert balances(db.engine) == ([100, 100] if begun else [90, 90])
+        db.engine.dispose()
+    neighbour.close()
 
 
 def test_nothing_is_kept_of_sessions_that_have_ended(engine):
