@@ -12,6 +12,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from sqlalchemy.pool import PoolProxiedConnection
+from sqlalchemy.util import is_exit_exception
 
 from turnwise.classification import Observation, observation_of, observe
 from turnwise.errors import TransactionPoisonedError, TurnwiseError
@@ -78,6 +79,12 @@ class Handle:
         """The transaction is gone. Say so if an error took writes with it."""
         if self.losses is not None and (self.has_written or self.wants_to_write):
             self.losses.error = self.losses.error or self.error
+        self.end()
+
+    def end(self) -> None:
+        """Hold on to nothing of the application: an error has its frames."""
+        self.error = self.last = self.statement = self.losses = None
+        self.is_poisoned = False
 
 
 class Guard:
@@ -120,6 +127,7 @@ class Guard:
             self._commit_failed(error, handle, connection)
             raise
         self._settle(handle)
+        handle.end()
         return result
 
     def do_rollback(self, proceed: Function, connection: Any) -> Any:
@@ -130,7 +138,7 @@ class Guard:
         except BaseException as error:
             self._observe(error, handle, connection, "rollback")
             raise
-        self._rolled_back(handle)
+        self._lost(handle)
         return result
 
     def do_rollback_to_savepoint(self, proceed: Function, connection: Any, name: str) -> Any:
@@ -159,7 +167,7 @@ class Guard:
         except BaseException:
             handle.is_poisoned = was_poisoned
             raise
-        self._rolled_back(handle)
+        self._lost(handle)
         return result
 
     # Statements. This is the path whose cost counts.
@@ -201,8 +209,7 @@ class Guard:
                 self._remember(error, handle, None, connection, was=None, is_write=False)
             if lost:
                 handle.error = handle.error or error
-                handle.lose()
-                self._settle(handle)
+                self._lost(handle)
         return lost
 
     # What a family of databases knows better.
@@ -299,11 +306,8 @@ class Guard:
         key = id(handle)
         self.troubled[key] = weakref.ref(handle, lambda _: self.troubled.pop(key, None))
 
-    def _rolled_back(self, handle: Handle) -> None:
-        if handle.error is not None:
-            handle.lose()
-            handle.error = handle.last = handle.statement = None
-        handle.is_poisoned = False
+    def _lost(self, handle: Handle) -> None:
+        handle.lose()
         self._settle(handle)
 
     def _failed(
@@ -332,8 +336,8 @@ class Guard:
             handle.error, handle.statement = error, statement
         handle.wants_to_write |= is_write
         self._trouble(handle)
-        if not isinstance(error, Exception):
-            handle.lose()  # SQLAlchemy discards the connection.
+        if is_exit_exception(error):  # SQLAlchemy discards the connection.
+            self._lost(handle)
         elif self.has_ended(error, observation, connection):
             handle.is_poisoned = True
 
@@ -364,12 +368,12 @@ class Guard:
         self._observe(error, handle, connection, "commit", was=True)
         if handle.error is None:
             handle.error, handle.statement = error, "COMMIT"
-        if not isinstance(error, Exception):
-            handle.lose()  # SQLAlchemy discards the connection.
+        if is_exit_exception(error):  # SQLAlchemy discards the connection.
+            self._lost(handle)
         elif not self._is_lost(error, connection):
             self.roll_back(handle, lambda: self.dialect.do_rollback(connection))
 
-    def _is_lost(self, error: Exception, connection: Any) -> bool:
+    def _is_lost(self, error: BaseException, connection: Any) -> bool:
         if not isinstance(error, self.dialect.loaded_dbapi.Error):
             return False
         return bool(self.dialect.is_disconnect(error, connection, None))

@@ -50,6 +50,10 @@ class SqliteGuard(Guard):
         ``skip_autocommit_rollback`` looks at ``isolation_level`` alone, which is None as well where
         the application, or turnwise, begins transactions itself.
         """
+        driver = connection.driver_connection
+        if getattr(driver, "autocommit", None) is False and not driver.in_transaction:
+            # Python 3.12: with nothing to roll back the driver fails, and begins no more.
+            driver.execute("BEGIN")
         result = super().do_rollback(proceed, connection)
         skips = getattr(self.dialect, "skip_autocommit_rollback", False)
         if skips and self.in_transaction(connection):
