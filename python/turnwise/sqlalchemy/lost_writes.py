@@ -47,8 +47,9 @@ class _Lost(NamedTuple):
 def watch(dialect: Dialect) -> None:
     """Listen to sessions."""
     with _changing:
-        if not _watched:
-            for name, listener in _LISTENERS.items():
+        for name, listener in _LISTENERS.items():
+            # Those of an engine that was collected, not uninstalled, are still there.
+            if not event.contains(Session, name, listener):
                 event.listen(Session, name, listener)
         _watched.add(dialect)
 
@@ -56,11 +57,10 @@ def watch(dialect: Dialect) -> None:
 def unwatch(dialect: Dialect) -> None:
     """Listen no more, after the last dialect."""
     with _changing:
-        if dialect in _watched:
-            _watched.discard(dialect)
-            if not _watched:
-                for name, listener in _LISTENERS.items():
-                    event.remove(Session, name, listener)
+        _watched.discard(dialect)
+        for name, listener in _LISTENERS.items() if not _watched else ():
+            if event.contains(Session, name, listener):
+                event.remove(Session, name, listener)
 
 
 def report(guard: Guard, error: BaseException) -> WritesLostError:
