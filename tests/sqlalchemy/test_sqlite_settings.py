@@ -119,7 +119,7 @@ def test_the_isolation_level_of_the_driver(path, level):
         word = "EXCLUSIVE" if level == "EXCLUSIVE" else "IMMEDIATE"
         assert [s for s in statements if "BEGIN" in s] == ["BEGIN", f"BEGIN {word}"]
     with engine.connect() as connection:
-        connection = connection.execution_options(isolation_level="AUTOCOMMIT")
+        connection.execution_options(isolation_level="AUTOCOMMIT")
         connection.execute(insert("coffee"))
         connection.rollback()
     with engine.connect() as connection:  # The pool has reset the level.
@@ -178,7 +178,7 @@ def test_skip_autocommit_rollback_skips_no_rollback_of_ours(path):
         connection.close()
     assert is_free(path)
     with engine.connect() as connection:
-        connection = connection.execution_options(isolation_level="AUTOCOMMIT")
+        connection.execution_options(isolation_level="AUTOCOMMIT")
         connection.execute(insert("coffee"))
     with engine.begin() as connection:
         connection.execute(insert("milk"))

@@ -318,7 +318,7 @@ class FileConnection:
         lock, site = self.file.lock, place()
         if lock is None:
             return
-        # A task never works for somebody else, and what blocks a loop's thread blocks all its tasks.
+        # A task works for nobody else, and what blocks a loop's thread blocks all its tasks.
         is_thread = running_task() is None
         try:
             turn = self.waiting.turn(lock, timeout, site)

@@ -99,7 +99,7 @@ class SQLiteTurns:
     def do_begin(self, proceed: Callable[..., Any], connection: Any) -> Any:
         """Remember that the next statement begins a transaction."""
         info = _info_of(connection)
-        known = info.get(_KEY)
+        known: FileConnection | Literal[False] | None = info.get(_KEY)
         if known is None:
             known = info[_KEY] = self._prepare(connection) or False
         if known:
