@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from sqlalchemy.pool import PoolProxiedConnection
 
-from turnwise.classification import Observation, observe
+from turnwise.classification import Observation, observation_of, observe
 from turnwise.errors import TransactionPoisonedError, TurnwiseError
 from turnwise.sqlalchemy import words
 
@@ -47,6 +47,7 @@ class Handle:
         "has_read",
         "has_written",
         "info",
+        "is_doubtful",
         "is_poisoned",
         "last",
         "losses",
@@ -66,6 +67,8 @@ class Handle:
         self.last: BaseException | None = None
         self.statement: str | None = None
         self.is_poisoned = False
+        self.is_doubtful = False
+        """Errors can come that the guard does not see."""
         self.has_read = False
         self.has_written = False
         self.wants_to_write = False
@@ -194,7 +197,7 @@ class Guard:
         lost = proceed(error, connection, cursor)
         if isinstance(connection, PoolProxiedConnection) and not isinstance(error, TurnwiseError):
             handle = self.handle_of(connection)
-            if handle.last is not error and handle.error is not error and not lost:
+            if not lost and handle.last is not error and observation_of(error) is None:
                 self._remember(error, handle, None, connection, was=None, is_write=False)
             if lost:
                 handle.error = handle.error or error
@@ -268,17 +271,17 @@ class Guard:
         raise refusal from first
 
     def _check(self, context: Any) -> None:
-        handle = None if context is None else self.handle_of(context._dbapi_connection)
+        handle = None if context is None else self.handle_of(context.root_connection.connection)
         if handle is not None and handle.is_poisoned:
             raise self.poisoned(handle) from handle.error
 
     def _check_after(self, statement: str, context: Any) -> None:
-        handle = None if context is None else self.handle_of(context._dbapi_connection)
+        handle = None if context is None else self.handle_of(context.root_connection.connection)
         if handle is not None and handle.error is not None:
             self._overcome(handle)
 
     def _succeeded(self, statement: str, context: Any) -> None:
-        handle = self.handle_of(context._dbapi_connection)
+        handle = self.handle_of(context.root_connection.connection)
         if not handle.has_written:
             handle.has_written = context.is_crud or words.writes(statement)
 
@@ -304,11 +307,11 @@ class Guard:
         self._settle(handle)
 
     def _failed(
-        self, error: BaseException, statement: str, context: Any, was: bool | None = None
+        self, error: BaseException, statement: str, context: Any, *, was: bool | None = None
     ) -> None:
         if context is None:
             return
-        connection = context._dbapi_connection
+        connection = context.root_connection.connection
         is_write = context.is_crud or words.writes(statement)
         handle = self.handle_of(connection)
         self._remember(error, handle, statement, connection, was=was, is_write=is_write)

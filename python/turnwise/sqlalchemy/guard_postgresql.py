@@ -37,15 +37,15 @@ class PostgresqlGuard(Guard):
         return proceed(connection, xid)
 
     def do_commit_twophase(
-        self, proceed: Function, connection: Any, xid: Any, is_prepared: bool = True, **o: Any
+        self, proceed: Function, connection: Any, xid: Any, *prepared: Any, **o: Any
     ) -> Any:
         """Commit, as above, if it was not prepared."""
-        if not is_prepared and self._is_aborted(connection.connection):
+        if prepared == (False,) and self._is_aborted(connection.connection):
             self._give_up(
                 connection.connection,
                 lambda: self.dialect.do_rollback_twophase(connection, xid, is_prepared=False),
             )
-        return proceed(connection, xid, is_prepared, **o)
+        return proceed(connection, xid, *prepared, **o)
 
     def in_transaction(self, connection: Any) -> bool | None:
         """What the driver says, where it says it."""
@@ -56,7 +56,8 @@ class PostgresqlGuard(Guard):
         status = _status(connection)
         if status is not None:
             return status == _IN_ERROR
-        if not self.troubled or self.handle_of(connection).error is None:
+        handle = self.handle_of(connection)
+        if handle.error is None and not handle.is_doubtful:
             return False
         return _is_refused(connection)
 
@@ -74,7 +75,7 @@ class PostgresqlGuard(Guard):
 
     def _check_after(self, statement: str, context: Any) -> None:
         """After an error only the end of the transaction, or of a savepoint, succeeds."""
-        handle = self.handle_of(context._dbapi_connection)
+        handle = self.handle_of(context.root_connection.connection)
         if handle.error is None:
             return
         refusal, first = self._rolled_back_error(handle), handle.error
@@ -84,8 +85,22 @@ class PostgresqlGuard(Guard):
             raise refusal from first
 
 
+class AsyncpgGuard(PostgresqlGuard):
+    """As above. SQLAlchemy tells nobody of the errors of asyncpg's server-side cursors."""
+
+    def do_execute(
+        self, proceed: Function, cursor: Any, statement: str, parameters: Any, context: Any
+    ) -> Any:
+        """Run a statement; after a server-side cursor COMMIT asks the server first."""
+        result = super().do_execute(proceed, cursor, statement, parameters, context)
+        if cursor.server_side and context is not None:
+            handle = self.handle_of(context.root_connection.connection)
+            handle.is_doubtful, handle.statement = True, handle.statement or statement
+        return result
+
+
 def _status(connection: Any) -> int | None:
-    """libpq's state of the transaction; None where the driver hides it (asyncpg, pg8000)."""
+    """The state of the transaction, of libpq; None where the driver hides it (asyncpg, pg8000)."""
     driver = connection.driver_connection
     libpq = getattr(driver, "pgconn", None)  # psycopg
     if libpq is None:

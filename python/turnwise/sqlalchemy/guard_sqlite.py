@@ -27,12 +27,12 @@ class SqliteGuard(Guard):
             return proceed(cursor, statement, parameters, context)
         if self.troubled:
             self._check(context)
-        connection = context._dbapi_connection
+        connection = context.root_connection.connection
         was = self.in_transaction(connection)
         try:
             result = proceed(cursor, statement, parameters, context)
         except BaseException as error:
-            self._failed(error, statement, context, was)
+            self._failed(error, statement, context, was=was)
             raise
         if context.is_crud or context.is_text or context.isddl:
             self._succeeded(statement, context)
@@ -51,9 +51,9 @@ class SqliteGuard(Guard):
         the application, or turnwise, begins transactions itself.
         """
         result = super().do_rollback(proceed, connection)
-        if getattr(self.dialect, "skip_autocommit_rollback", False):
-            if self.in_transaction(connection):
-                connection.rollback()
+        skips = getattr(self.dialect, "skip_autocommit_rollback", False)
+        if skips and self.in_transaction(connection):
+            connection.rollback()
         return result
 
     def in_transaction(self, connection: Any) -> bool | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 import weakref
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import event
 from sqlalchemy.orm import Session
@@ -21,6 +21,8 @@ from turnwise.sqlalchemy import interception
 from turnwise.sqlalchemy.guard import KEY, Guard, Losses
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sqlalchemy.engine import Connection
     from sqlalchemy.engine.interfaces import Dialect
     from sqlalchemy.orm import SessionTransaction
@@ -124,7 +126,7 @@ def _guard_of(session: Session) -> Guard | None:
     return guard if isinstance(guard, Guard) else None
 
 
-_LISTENERS = {
+_LISTENERS: dict[str, Callable[..., Any]] = {
     "after_begin": _after_begin,
     "after_soft_rollback": _after_soft_rollback,
     "before_commit": _before_commit,

@@ -17,7 +17,7 @@ _WORDS = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no"
 
 
 class TurnwisePlugin(CreateEnginePlugin):
-    """Reads its options, ``turnwise_strict`` and ``turnwise_begin``, from URL and keywords."""
+    """Takes the settings of ``install`` from the URL and the keywords: ``turnwise_strict=true``."""
 
     def __init__(self, url: URL, kwargs: dict[str, Any]) -> None:
         super().__init__(url, kwargs)
@@ -41,6 +41,13 @@ def _read(name: str, value: Any) -> Any:
         if known is None:
             raise InvalidSettingError(f"{name} is true or false, not {value!r}")
         return known
+    if name == "turnwise_timeout":
+        try:
+            return None if value is None else float(value)
+        except (TypeError, ValueError):
+            raise InvalidSettingError(f"{name} is a number of seconds, not {value!r}") from None
     if name in {"turnwise_begin", "turnwise_overrides"}:
         return value
-    raise InvalidSettingError(f"there is no {name}: turnwise_strict and turnwise_begin are known")
+    raise InvalidSettingError(
+        f"there is no {name}: turnwise_strict, turnwise_begin and turnwise_timeout are known"
+    )

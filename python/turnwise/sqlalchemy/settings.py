@@ -13,4 +13,5 @@ class Settings(NamedTuple):
 
     strict: bool = False
     begin: str = "auto"
+    timeout: float | None = None
     overrides: tuple[Override, ...] = ()
