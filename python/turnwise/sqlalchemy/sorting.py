@@ -16,10 +16,15 @@ from uuid import UUID
 
 from sqlalchemy import (
     CheckConstraint,
+    Date,
     ForeignKeyConstraint,
     Index,
+    Integer,
+    LargeBinary,
     PrimaryKeyConstraint,
+    String,
     Table,
+    Uuid,
 )
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.sql import operators
@@ -40,6 +45,7 @@ if TYPE_CHECKING:
     from sqlalchemy.sql.elements import ColumnElement
 
     Plan = Callable[[Any], Any]
+    Names = dict[Column[Any], str]
 
 _QUOTED = re.compile(r"""'[^']*'|"[^"]*"|`[^`]*`|\[[^\]]*\]""")
 _HEAD = re.compile(r"\A\s*INSERT\s+INTO\s+\S+\s*\(", re.IGNORECASE)
@@ -48,10 +54,11 @@ _WORDS = re.compile(r"\b(SELECT|LIMIT|RETURNING|USING|NEXTVAL|RAND|RANDOM)\b", r
 _CALL = re.compile(r"([A-Za-z_]\w*)\s*\(")
 # What may stand before a parenthesis: these depend on their arguments, or are the same for all.
 _PLAIN = frozenset(
-    ["AND", "CAST", "COALESCE", "CONCAT", "CONFLICT", "CURRENT_TIMESTAMP", "GREATEST", "LEAST"]
-    + ["LOWER", "NOT", "NOW", "NULLIF", "OR", "UPPER", "VALUES"]
+    {"AND", "CAST", "COALESCE", "CONCAT", "CONFLICT", "CURRENT_TIMESTAMP", "GREATEST", "LEAST"}
+    | {"LOWER", "NOT", "NOW", "NULLIF", "OR", "UPPER", "VALUES"}
 )
 _ORDERED = (int, UUID, date)
+_EXACT = (Integer, String, Uuid, Date, LargeBinary)
 _ASCII = re.compile(r"[ -~]*\Z")
 
 
@@ -132,14 +139,16 @@ def _plan(compiled: SQLCompiler) -> Plan | None:
         return None
     try:
         if isinstance(statement, Insert):
-            columns = _upsert_key(statement, table, compiled)
+            names = _upsert_key(statement, table, compiled)
         elif isinstance(statement, (Update, Delete)):
-            columns = _where_key(statement, table, compiled)
+            names = _where_key(statement, table, compiled)
         else:
             return None
     except SQLAlchemyError:
         return None  # A foreign key leads to a table that is not known.
-    return _getter(compiled, columns) if columns else None
+    if not names or not all(map(_is_exact, names)):
+        return None
+    return _getter(compiled, list(names.values()))
 
 
 def _depends_on_its_row_alone(compiled: SQLCompiler) -> bool:
@@ -153,7 +162,13 @@ def _depends_on_its_row_alone(compiled: SQLCompiler) -> bool:
     return all(word.upper() in _PLAIN for word in _CALL.findall(text))
 
 
-def _upsert_key(statement: Insert, table: Table, compiled: SQLCompiler) -> list[str] | None:
+def _is_exact(column: Column[Any]) -> bool:
+    """Whether the server compares what it is given; times and decimals may be rounded before."""
+    kind: Any = column.type
+    return isinstance(getattr(kind, "impl_instance", kind), _EXACT)
+
+
+def _upsert_key(statement: Insert, table: Table, compiled: SQLCompiler) -> Names | None:
     """The primary key, where an INSERT gives it and no other key may be in the way.
 
     A generated key tells the order. So does a row that another one refers to.
@@ -164,15 +179,15 @@ def _upsert_key(statement: Insert, table: Table, compiled: SQLCompiler) -> list[
     if _unique_columns(table) - set(table.primary_key.columns) or _refers_to_itself(table):
         return None
     target = getattr(clause, "inferred_target_elements", None)
-    keys = [column.key for column in table.primary_key.columns]
-    if target is not None and {getattr(one, "key", one) for one in target} != set(keys):
+    keys = {column: column.key for column in table.primary_key.columns}
+    if target is not None and {getattr(one, "key", one) for one in target} != set(keys.values()):
         return None
-    return keys if all(key in compiled.binds for key in keys) else None
+    return keys if all(key in compiled.binds for key in keys.values()) else None
 
 
-def _where_key(statement: Update | Delete, table: Table, compiled: SQLCompiler) -> list[str] | None:
+def _where_key(statement: Update | Delete, table: Table, compiled: SQLCompiler) -> Names | None:
     """The parameters that the key columns, or else all columns of WHERE, have to be equal to."""
-    given: dict[Column[Any], str] = {}
+    given: Names = {}
     for key, name in _equalities(statement.whereclause, compiled):
         if name and key in table.columns:
             given.setdefault(table.columns[key], name)
@@ -187,7 +202,7 @@ def _where_key(statement: Update | Delete, table: Table, compiled: SQLCompiler) 
         held = _unique_columns(table) | set(table.primary_key.columns) | set(wanted)
         if held & _changed(statement, table, compiled):
             return None
-    return [given[column] for column in wanted]
+    return {column: given[column] for column in wanted}
 
 
 def _equalities(
