@@ -45,9 +45,15 @@ _ADVICE = (
     "run it again, as turnwise.retry_on_deadlock does, or begin it with turnwise_begin='immediate')"
 )
 
-# Work that goes on in another thread of a pool has the same context, or a copy of it; what the pool
-# gives the thread to do next has another one.
-_flow: ContextVar[object] = ContextVar("turnwise.flow")
+
+class _Claim:
+    """One turn, as the context that took it knows it."""
+
+    ended = False
+
+
+# A context that was copied before has not the claim: what a pool's thread is given to do next.
+_claims: ContextVar[tuple[_Claim, ...]] = ContextVar("turnwise.claims", default=())
 
 
 class FileConnection:
@@ -77,7 +83,7 @@ class FileConnection:
         self._owes_begin = False
         self._keeps_open = False
         self._alone = True
-        self._flow: object = None
+        self._claim: _Claim | None = None
         self._refusal: LockTimeoutError | None = None
 
     def begin(self) -> None:
@@ -165,15 +171,17 @@ class FileConnection:
     def give_back(self) -> None:
         """Give the turn back, if we have it."""
         turn, self.turn = self.turn, None
-        self._flow = None
+        if self._claim is not None:
+            self._claim.ended = True
+            self._claim = None
         if turn is not None:
             self.file.left(self)
             turn.release()
 
-    def disclaim(self, flow: object) -> bool:
-        """Let the thread that has our turn wait for it, in work that is not ours."""
-        turn = self.turn
-        if turn is None or self._flow is None or self._flow is flow:
+    def disclaim(self) -> bool:
+        """Let this thread wait for our turn, if the work that took it was another."""
+        turn, claim = self.turn, self._claim
+        if turn is None or claim is None or claim in _claims.get():
             return False
         turn.disclaim()
         return True
@@ -310,20 +318,19 @@ class FileConnection:
         lock, site = self.file.lock, place()
         if lock is None:
             return
-        flow = None
-        if running_task() is None:
-            flow = _flow.get(None)
-            if flow is None:
-                flow = object()
-                _flow.set(flow)
+        # A task works for nobody else, and what blocks a loop's thread blocks all its tasks.
+        is_thread = running_task() is None
         try:
             turn = self.waiting.turn(lock, timeout, site)
         except TurnReenteredError:
-            if flow is None or not self.file.is_held_in_another_flow(flow):
+            if not is_thread or not self.file.is_held_for_others():
                 raise
             turn = self.waiting.turn(lock, timeout, site)
-        self.turn, self._flow = turn, flow
+        self.turn = turn
         self.file.entered(self)
+        if is_thread:
+            self._claim = _Claim()
+            _claims.set((*(claim for claim in _claims.get() if not claim.ended), self._claim))
 
     def _changes_journal(self, sql: str) -> bool:
         with contextlib.suppress(sqlite3.Error):

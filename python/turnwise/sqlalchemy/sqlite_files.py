@@ -62,13 +62,13 @@ class File:
         """Take note that a connection has no turn any more."""
         self._holders.discard(connection)
 
-    def is_held_in_another_flow(self, flow: object) -> bool:
-        """Whether the turn of this thread belongs to other work, which ends in another thread.
+    def is_held_for_others(self) -> bool:
+        """Whether the turn of this thread was taken by other work, which ends in another thread.
 
         A pool's thread may have written for one request, whose COMMIT another thread sends, and
         write for the next one meanwhile. From here on its turn can be waited for.
         """
-        others = [holder for holder in list(self._holders) if holder.disclaim(flow)]
+        others = [holder for holder in list(self._holders) if holder.disclaim()]
         return bool(others)
 
     def use_wal(self, waiting: Waiting) -> None:

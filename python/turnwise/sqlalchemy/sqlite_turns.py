@@ -11,7 +11,7 @@ import sqlite3
 import weakref
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from turnwise.errors import InvalidSettingError
+from turnwise.errors import InvalidSettingError, LockTimeoutError
 from turnwise.sqlalchemy.sqlite_connection import FileConnection
 from turnwise.sqlalchemy.sqlite_files import FileStats, file_at
 from turnwise.sqlalchemy.waiting import Blocking, Suspending
@@ -19,7 +19,7 @@ from turnwise.sqlalchemy.waiting import Blocking, Suspending
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sqlalchemy.engine import Engine
+    from sqlalchemy.engine import Engine, ExceptionContext
     from sqlalchemy.engine.url import URL
 
     from turnwise.sqlalchemy.waiting import Waiting
@@ -71,6 +71,7 @@ class SQLiteTurns:
         engine = cast("Engine", self._engine())
         event.listen(engine, "close", self._closing)
         event.listen(engine, "reset", self._resetting)
+        event.listen(engine, "handle_error", _keep_connection)
 
     def detach(self) -> None:
         """Leave the engine's connections as they were."""
@@ -80,6 +81,7 @@ class SQLiteTurns:
         if engine is not None and event.contains(engine, "close", self._closing):
             event.remove(engine, "close", self._closing)
             event.remove(engine, "reset", self._resetting)
+            event.remove(engine, "handle_error", _keep_connection)
         for known in list(self._connections):
             known.info.pop(_KEY, None)
             known.give_back()
@@ -97,7 +99,7 @@ class SQLiteTurns:
     def do_begin(self, proceed: Callable[..., Any], connection: Any) -> Any:
         """Remember that the next statement begins a transaction."""
         info = _info_of(connection)
-        known = info.get(_KEY)
+        known: FileConnection | Literal[False] | None = info.get(_KEY)
         if known is None:
             known = info[_KEY] = self._prepare(connection) or False
         if known:
@@ -234,6 +236,16 @@ def _info_of(connection: Any) -> dict[str, Any]:
     except NotImplementedError:
         return {}  # The connection that SQLAlchemy finds out about a new database with.
     return info
+
+
+def _keep_connection(context: ExceptionContext) -> None:
+    """Keep the connection after a wait that timed out.
+
+    SQLAlchemy takes every ``TimeoutError`` for a cancellation, after which a connection of asyncio
+    is in an unknown state, and closes it.
+    """
+    if isinstance(context.original_exception, LockTimeoutError):
+        context.is_disconnect = False
 
 
 def _driver_parts(connection: Any, *, is_async: bool) -> tuple[sqlite3.Connection, Waiting]:
