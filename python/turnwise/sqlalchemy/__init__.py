@@ -1,0 +1,1 @@
+"""SQLAlchemy engines whose writes take turns, and whose losses are not silent."""
