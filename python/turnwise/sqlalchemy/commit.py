@@ -274,6 +274,6 @@ def named(lost: Sequence[str]) -> str:
 
 
 def is_in_unit() -> bool:
-    """Whether a unit of work is on the stack above, which runs again what fails in it."""
-    outer_unit = getattr(sys.modules.get("turnwise.units"), "outer_unit", None)
-    return bool(outer_unit and outer_unit())
+    """Whether a unit of work on the stack above runs again what fails in it."""
+    repeating = sys.modules.get("turnwise._repeating")
+    return repeating is not None and bool(repeating._is_inside_another(sys._getframe()))  # noqa: SLF001

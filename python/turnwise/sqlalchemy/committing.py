@@ -41,6 +41,8 @@ class Committing:
         self._to_commit = 0
         self._is_autocommit = False
         self._is_joined = False
+        # Gone once it fails at COMMIT.
+        self._is_nested = session.in_nested_transaction()
         self.is_sent = False
         """COMMIT was sent, and its answer is awaited."""
         self.has_failed = False
@@ -116,7 +118,7 @@ class Committing:
         """Why the transaction cannot be begun anew as it was; ``None`` if it can be."""
         if self._session.twophase:
             return "the transaction is committed in two phases"
-        if self._session.in_nested_transaction():
+        if self._is_nested:
             return "a savepoint is open"
         if self._is_joined:
             return "the session is bound to a connection that its caller has opened"
