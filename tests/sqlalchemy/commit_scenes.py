@@ -17,7 +17,7 @@ from sqlalchemy.orm import (
 )
 from sqlalchemy.pool import NullPool
 
-from proxy import AFTER, BEFORE, Proxy
+from proxy import AFTER, BEFORE
 from servers import Database
 
 WAIT = 20
@@ -159,9 +159,6 @@ class Place:
     def __init__(self, *, is_far=False) -> None:
         self.is_far = is_far
 
-    def make(self, url, **options):
-        return create_engine(url, poolclass=NullPool, **options)
-
     def fill(self) -> None:
         engine = create_engine(self.plain, poolclass=NullPool)
         for base in (Base, Far) if self.is_far else (Base,):
@@ -214,7 +211,7 @@ class File(Place):
         pass
 
     def engine(self):
-        return self.make(self.plain, connect_args={"timeout": 0.01})
+        return create_engine(self.plain, poolclass=NullPool, connect_args={"timeout": 0.01})
 
     @contextlib.contextmanager
     def fails_at_flush(self, engine, table):
@@ -276,14 +273,13 @@ SESSIONS = {
 class PostgreSQLPlace(ServerPlace):
     dialect, driver = "postgresql", "psycopg2"
 
-    def engine(self, url=None, **options):
-        engine = self.make(
+    def engine(self, url=None):
+        return create_engine(
             url or self.plain,
+            poolclass=NullPool,
             connect_args={"options": "-c lock_timeout=50ms"},
             isolation_level="SERIALIZABLE",
-            **options,
         )
-        return engine
 
     def fill(self) -> None:
         super().fill()
@@ -329,11 +325,10 @@ class PostgreSQLPlace(ServerPlace):
 class MariaDBPlace(ServerPlace):
     dialect, driver = "mariadb", "pymysql"
 
-    def engine(self, url=None, **options):
-        return self.make(
-            url or self.plain,
-            connect_args={"init_command": "SET lock_wait_timeout = 0, innodb_lock_wait_timeout = 0"},
-            **options,
+    def engine(self, url=None):
+        at_once = "SET lock_wait_timeout = 0, innodb_lock_wait_timeout = 0"
+        return create_engine(
+            url or self.plain, poolclass=NullPool, connect_args={"init_command": at_once}
         )
 
     @contextlib.contextmanager
@@ -368,9 +363,16 @@ def before_commit(engine, act):
         if waiting:
             waiting.pop()()
 
+    def release(connection, name, context) -> None:
+        # Python's sqlite3 begins with the SAVEPOINT, so that its RELEASE is the COMMIT.
+        if connection.dialect.name == "sqlite":
+            commit(connection)
+
     event.listen(engine, "commit", commit)
+    event.listen(engine, "release_savepoint", release)
     yield
     event.remove(engine, "commit", commit)
+    event.remove(engine, "release_savepoint", release)
     assert not waiting, "no COMMIT was sent"
 
 
@@ -391,7 +393,7 @@ def until_it_fails(engine, act):
 
 def session_for(engine, far=None, **options):
     """A session that has loaded everything in an earlier transaction."""
-    binds = {} if far is None else {Far: far.engine()}
+    binds = {} if far is None else {Far: far}
     session = Session(engine, binds=binds, expire_on_commit=False, **options)
     items = {item.name: item for item in session.query(Item)}
     items["counted"] = session.query(Counted).one()
@@ -400,11 +402,3 @@ def session_for(engine, far=None, **options):
 
 
 CUTS = {"cut before COMMIT": BEFORE, "cut after COMMIT": AFTER}
-
-
-@contextlib.contextmanager
-def cut(place, mode):
-    """An engine whose connection is lost at the first COMMIT of the work; call what comes to arm."""
-    with Proxy(place.database.server) as proxy:
-        engine = place.engine(proxy.url(place.plain))
-        yield engine, lambda: proxy.cut_next_commit(mode)
