@@ -283,13 +283,16 @@ class PostgreSQLPlace(ServerPlace):
 
     def fill(self) -> None:
         super().fill()
-        if self.is_far:
-            return
-        # Reads at COMMIT, so that a conflict can be found there.
+        if not self.is_far:
+            self.watch(*Base.metadata.tables)
+
+    def watch(self, *tables) -> None:
+        """Let COMMIT read, after changes of these tables, so that a conflict can be found there."""
+        self.watched = (*getattr(self, "watched", ()), *tables)
         self.ask("""
-            CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS
+            CREATE OR REPLACE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS
                 'BEGIN PERFORM count(*) FROM guard; RETURN NULL; END'""")
-        for table in ("item", "counted", "note", "remark"):
+        for table in tables:
             self.ask(
                 f"CREATE CONSTRAINT TRIGGER look AFTER INSERT OR UPDATE OR DELETE ON {table}"
                 " DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION look()"
@@ -313,7 +316,7 @@ class PostgreSQLPlace(ServerPlace):
                 other.autocommit = False
                 cursor = other.cursor()
                 cursor.execute("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE")
-                for table in ("item", "counted", "note", "remark"):
+                for table in self.watched:
                     cursor.execute(f"SELECT count(*) FROM {table}")
                 cursor.execute("INSERT INTO guard VALUES (1)")
                 other.commit()

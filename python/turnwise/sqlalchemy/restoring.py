@@ -133,7 +133,7 @@ class _Kept:
         self._collections = [
             _Collection(value)
             for key, value in self._values.items()
-            if value is not None and getattr(relationships.get(key), "uselist", False)
+            if key in relationships and hasattr(value, "_sa_adapter")
         ]
 
     @property
