@@ -272,6 +272,15 @@ class FlushFailedError(TurnwiseError, sqlite3.OperationalError):
 class CommitNotReplayableError(TurnwiseError):
     """The transaction failed, was rolled back, and cannot be restored truthfully."""
 
+    reason: str = ""
+    """Why it cannot be restored."""
+    lost: tuple[str, ...] = ()
+    """What was lost, such as ``"changed User(id=7)"``: class and primary key, no values."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Keep the details across processes."""
+        return *super().__reduce__(), {"reason": self.reason, "lost": self.lost}
+
 
 class ReplayDivergedError(TurnwiseError):
     """The transaction was replayed, and the database answered otherwise than before."""
