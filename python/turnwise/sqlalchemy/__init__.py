@@ -1,0 +1,1 @@
+"""What turnwise does for applications that use SQLAlchemy."""
