@@ -8,12 +8,14 @@ text or a parameter.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+import os
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from turnwise._native import Event
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from queue import SimpleQueue
     from types import TracebackType
 
     from typing_extensions import Self
@@ -56,6 +58,24 @@ class Subscription:
         self.close()
 
 
+class UnitEvent(NamedTuple):
+    """One step of a unit of work that met trouble: the fields of ``turnwise.Event``.
+
+    ``path`` is the name of the unit of work; ``statement`` is empty.
+    """
+
+    kind: str
+    path: str
+    class_: str
+    code: int
+    attempt: int
+    delay: float = 0.0
+    deadline_left: float = 0.0
+    error: str | None = None
+    stop: str | None = None
+    statement: str = ""
+
+
 class _Hooks:
     """Who wants to hear. Replaced as a whole, so that nobody reads a half-made one."""
 
@@ -81,19 +101,60 @@ def on_event(hook: Hook) -> Subscription:
     return subscription
 
 
+def tell(event: UnitEvent) -> None:
+    """Log one step of a unit of work, and pass it on to the hooks without waiting for them."""
+    known = cast("Event", event)
+    _log(known)
+    if _Hooks.all:
+        _Courier.send(known)
+
+
 def _tell(events: Sequence[Event], dropped: int) -> None:
     """Pass events on. Called by the native half, in a thread of its own."""
     for event in events:
-        level = _LEVELS[event.kind]
-        if _LOG.isEnabledFor(level):
-            _LOG.log(level, "%s", _Line(event), extra={"event": event})
-        for subscription in _Hooks.all:
-            try:
-                subscription.hook(event)
-            except BaseException:  # noqa: BLE001 - even SystemExit must not stop the others
-                _LOG.exception("the hook %r failed", subscription.hook)
+        _log(event)
+        _call_hooks(event)
     if dropped:
         _LOG.warning("%d events were dropped: a hook or a log handler is too slow", dropped)
+
+
+def _log(event: Event) -> None:
+    level = _LEVELS[event.kind]
+    if _LOG.isEnabledFor(level):
+        _LOG.log(level, "%s", _Line(event), extra={"event": event})
+
+
+def _call_hooks(event: Event) -> None:
+    for subscription in _Hooks.all:
+        try:
+            subscription.hook(event)
+        except BaseException:  # noqa: BLE001 - even SystemExit must not stop the others
+            _LOG.exception("the hook %r failed", subscription.hook)
+
+
+class _Courier:
+    """The thread in which hooks hear of units of work: neither a unit nor an event loop waits."""
+
+    bag: SimpleQueue[Event] | None = None
+    process = 0
+
+    @classmethod
+    def send(cls, event: Event) -> None:
+        """Pass an event on. A fork has none of its parent's threads, so a child starts its own."""
+        if cls.bag is None or cls.process != os.getpid():
+            import threading
+            from queue import SimpleQueue
+
+            cls.bag, cls.process = SimpleQueue(), os.getpid()
+            threading.Thread(
+                target=cls._deliver, args=(cls.bag,), name="turnwise-hooks", daemon=True
+            ).start()
+        cls.bag.put(event)
+
+    @staticmethod
+    def _deliver(bag: SimpleQueue[Event]) -> None:
+        while True:
+            _call_hooks(bag.get())
 
 
 class _Line:
@@ -117,4 +178,4 @@ class _Line:
         return " ".join(words)
 
 
-__all__ = ["Event", "Subscription", "on_event"]
+__all__ = ["Event", "Subscription", "UnitEvent", "on_event", "tell"]

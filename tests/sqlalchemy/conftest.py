@@ -1,0 +1,74 @@
+"""What all tests of the SQLAlchemy layer share: real servers, and what could not be run here."""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy
+
+from proxy import Proxy
+from servers import Database, MariaDB, MissingServerError, PostgreSQL
+
+NO_MYSQL = (
+    "MySQL itself is NOT run: none of the package sources that this project may use has its server."
+    " MariaDB stands in for what both do alike; what only MySQL does rests on research and vectors."
+)
+
+
+def pytest_report_header() -> list[str]:
+    return [f"SQLAlchemy {sqlalchemy.__version__}", NO_MYSQL]
+
+
+def pytest_collection_modifyitems(items) -> None:
+    for item in items:
+        if {"postgresql", "mariadb", "database"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker("servers")
+
+
+def _started(kind):
+    try:
+        server = kind()
+    except MissingServerError as error:
+        pytest.fail(str(error), pytrace=False)
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgresql():
+    """A private PostgreSQL."""
+    yield from _started(PostgreSQL)
+
+
+@pytest.fixture(scope="session")
+def mariadb():
+    """A private MariaDB."""
+    yield from _started(MariaDB)
+
+
+@pytest.fixture
+def postgresql_database(postgresql):
+    """A fresh database on PostgreSQL."""
+    with postgresql.database() as name:
+        yield Database(postgresql, name)
+
+
+@pytest.fixture
+def mariadb_database(mariadb):
+    """A fresh database on MariaDB."""
+    with mariadb.database() as name:
+        yield Database(mariadb, name)
+
+
+@pytest.fixture(params=["postgresql", "mariadb"])
+def database(request):
+    """A fresh database on each of the servers."""
+    server = request.getfixturevalue(request.param)
+    with server.database() as name:
+        yield Database(server, name)
+
+
+@pytest.fixture
+def proxy(database):
+    """A proxy before the server of `database`."""
+    with Proxy(database.server) as proxy:
+        yield proxy

@@ -1,0 +1,125 @@
+"""The servers that the tests run on: private, unprivileged, and gone with the process that started them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from servers import MariaDB, PostgreSQL
+
+SERVERS = (PostgreSQL, MariaDB)
+DRIVERS = [pytest.param(kind.dialect, name, id=name) for kind in SERVERS for name in kind.drivers]
+ASYNCHRONOUS = {"psycopg_async", "asyncpg", "aiomysql", "asyncmy"}
+WAIT = 30
+STARTER = """
+import sys, time
+import servers
+server = getattr(servers, sys.argv[1])()
+print(server.pid, server.folder, flush=True)
+time.sleep(600)
+"""
+
+
+def until(condition) -> bool:
+    deadline = time.monotonic() + WAIT
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def test_a_database_is_empty_and_its_changes_are_seen(database) -> None:
+    assert database.sql("CREATE TABLE t (i INT); INSERT INTO t VALUES (1), (2)") == []
+    assert database.sql("SELECT i FROM t ORDER BY i") == [(1,), (2,)]
+    with database.server.database() as other:
+        assert other != database.name
+        with pytest.raises(Exception, match="exist"):
+            database.server.sql(other, "SELECT i FROM t")
+
+
+def test_a_database_goes_also_under_an_open_transaction(database) -> None:
+    server = database.server
+    with server.database() as name:
+        open_one = server.raw(name)
+        cursor = open_one.cursor()
+        for statement in ("CREATE TABLE t (i INT)", "BEGIN", "INSERT INTO t VALUES (1)"):
+            cursor.execute(statement)
+    with pytest.raises(Exception, match="(?i)not exist|unknown database|denied"):
+        server.raw(name)
+    with contextlib.suppress(Exception):
+        open_one.close()
+
+
+def test_the_role_is_no_superuser(database) -> None:
+    forbidden = {
+        "postgresql": ["SET deadlock_timeout = '1s'", "CREATE DATABASE other", "CREATE ROLE other"],
+        "mariadb": ["SET GLOBAL wait_timeout = 1", "CREATE DATABASE other", "CREATE USER other"],
+    }
+    for statement in forbidden[database.dialect]:
+        with pytest.raises(Exception, match="(?i)denied"):
+            database.sql(statement)
+
+
+def test_deadlocks_are_found_soon(postgresql_database) -> None:
+    assert postgresql_database.sql("SHOW deadlock_timeout") == [("100ms",)]
+
+
+def test_a_server_is_private_and_unprivileged(database) -> None:
+    process = psutil.Process(database.server.pid)
+    assert process.uids().effective != 0
+    listens = [c.laddr for c in process.net_connections() if c.status == psutil.CONN_LISTEN]
+    assert listens == [(database.server.host, database.server.port)]
+    assert database.server.host == "127.0.0.1"
+    assert database.server.version >= {"postgresql": (15,), "mariadb": (10, 11)}[database.dialect]
+
+
+@pytest.mark.parametrize(("dialect", "driver"), DRIVERS)
+def test_every_driver_connects(request, dialect, driver) -> None:
+    server = request.getfixturevalue(dialect)
+    with server.database() as name:
+        url = server.url(driver, name)
+        if driver in ASYNCHRONOUS:
+
+            async def ask():
+                engine = create_async_engine(url)
+                async with engine.connect() as connection:
+                    row = await connection.scalar(text("SELECT 42"))
+                await engine.dispose()
+                return row
+
+            assert asyncio.run(ask()) == 42
+        else:
+            engine = create_engine(url)
+            with engine.connect() as connection:
+                assert connection.scalar(text("SELECT 42")) == 42
+            engine.dispose()
+
+
+@pytest.mark.parametrize("kind", SERVERS)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_server_ends_with_the_process_that_started_it(kind, number) -> None:
+    starter = subprocess.Popen(
+        [sys.executable, "-c", STARTER, kind.__name__],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with starter:
+        pid, folder = starter.stdout.readline().split(maxsplit=1)
+        family = [psutil.Process(int(pid)), *psutil.Process(int(pid)).children(recursive=True)]
+        assert Path(folder.strip()).is_dir()
+        starter.send_signal(number)
+    assert until(lambda: not any(process.is_running() for process in family))
+    assert until(lambda: not Path(folder.strip()).exists())
