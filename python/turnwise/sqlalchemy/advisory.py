@@ -7,11 +7,11 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import BigInteger, Connection, Engine, event, func, literal, select
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from turnwise import errors
+from turnwise import drivers, errors
 from turnwise.attempts import add_note
-from turnwise.classification import classify
 from turnwise.sqlalchemy.transactions import (
     MYSQL,
     driver_of,
@@ -165,11 +165,7 @@ class AdvisoryLock:
                 turn.__exit__(kind, error, traceback)
             elif connection is not None:
                 self._give_back(connection, error)
-        elif (
-            connection is not None
-            and not connection.closed
-            and not connection.in_transaction()
-        ):
+        elif connection is not None and not connection.closed and not connection.in_transaction():
             _release(connection.info, driver_of(connection), self.number)
 
     async def __aexit__(
@@ -328,11 +324,16 @@ def _take_postgresql(
         # The time-out (55P03) ends at the savepoint, the caller's transaction goes on.
         with connection.begin_nested():
             _wait_postgresql(connection, wait, timeout, is_local=True)
-    except Exception as error:
-        if classify(error, phase="statement").class_ == "contention":
+    except DBAPIError as error:
+        if _is_lock_timeout(error):
             return False
         raise
     return True
+
+
+def _is_lock_timeout(error: DBAPIError) -> bool:
+    reading = drivers.read(error.orig) if error.orig else None
+    return reading is not None and reading.code == "55P03"
 
 
 def _wait_postgresql(
