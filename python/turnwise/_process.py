@@ -8,8 +8,13 @@ import os
 import sys
 import warnings
 import weakref
+from typing import TYPE_CHECKING
 
 from turnwise import _native
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
 
 # How long the end of a process waits for writes that were submitted and not awaited.
 _EXIT_TIMEOUT = 30.0
@@ -100,3 +105,19 @@ def call_site(depth: int) -> str:
     """The file and line of a caller, ``depth`` functions above the one that asks."""
     frame = sys._getframe(depth + 1)  # noqa: SLF001 - what traceback and logging use
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def frames_above(frame: FrameType | None) -> Iterator[FrameType]:
+    """A frame and those that called it, also across SQLAlchemy's greenlets.
+
+    A coroutine's frame leads on to whoever awaits it; a task's first one to the event loop.
+    """
+    greenlets = sys.modules.get("greenlet")
+    here = greenlets.getcurrent() if greenlets is not None else None
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+        while frame is None and here is not None:
+            # The frame of the greenlet that started this one, as it waits for it.
+            here = here.parent
+            frame = here.gr_frame if here is not None else None

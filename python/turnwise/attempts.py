@@ -13,11 +13,8 @@ import time
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 from turnwise import _native, events
-
-try:
-    from turnwise.classification import classify  # type: ignore[import-not-found]
-except ImportError:
-    from turnwise._classifying import classify
+from turnwise.classification import classify
+from turnwise.errors import TurnwiseError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -110,19 +107,24 @@ class Attempts:
         work and new connections by attempts, deadline and budget; an error that was retried before
         is not retried. ``phase`` goes to ``classify``; ``verdict`` is taken in place of its answer.
         """
-        judged = verdict or classify(error, phase=phase, overrides=self._overrides)
-        self.verdict = judged
+        judged = self.verdict = verdict or classify(error, phase=phase, overrides=self._overrides)
         now = time.monotonic_ns()
-        # An error that another loop has given up is not worth another loop.
-        pause = None if is_exhausted(error) else self._retry.next(now, judged)
+        if is_exhausted(error):
+            self.give_up(error, "attempts")
+            return None
+        pause = self._retry.next(now, judged)
         if pause is None:
-            self.stop_reason = "attempts" if is_exhausted(error) else self._retry.stop_reason
-            self._tell("failure", error=type(error).__name__, stop=self.stop_reason)
+            self.give_up(error, self._retry.stop_reason or "")
             return None
         left = self._retry.deadline_left_ns(now) / 1e9
         self._tell("retry", delay=pause / 1e9, deadline_left=left)
         self.number += 1
         return pause / 1e9
+
+    def give_up(self, error: BaseException, reason: str) -> None:
+        """Record that an error is not retried, for one of the reasons of ``stop_reason``."""
+        self.stop_reason = reason
+        self._tell("failure", error=type(error).__name__, stop=reason)
 
     def recovered(self) -> None:
         """Record that an attempt after the first has succeeded."""
@@ -177,7 +179,11 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 
 def is_exhausted(error: BaseException) -> bool:
     """Whether an error, or what caused it, was retried already until that was given up."""
-    return any(_EXHAUSTED in getattr(one, "__dict__", ()) for one in causes(error))
+    return any(
+        _EXHAUSTED in getattr(one, "__dict__", ())
+        or (isinstance(one, TurnwiseError) and one.state == "exhausted")
+        for one in causes(error)
+    )
 
 
 def add_note(error: BaseException, text: str) -> None:

@@ -1,1 +1,1 @@
-"""What turnwise does for applications that use SQLAlchemy."""
+"""SQLAlchemy engines whose writes take turns, and whose losses are not silent."""

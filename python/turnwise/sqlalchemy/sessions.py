@@ -1,0 +1,262 @@
+"""Which sessions a unit of work has begun, and which transactions it found open.
+
+Two listeners on SQLAlchemy's ``Session`` class stamp the root transaction of every session with the
+time at which it began, its thread, its asyncio task and its line of code; the time at which a unit
+begins separates what it has begun from what it found. Everything else happens once a unit fails.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+import weakref
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, NamedTuple
+
+from turnwise._process import frames_above, running_task
+from turnwise.attempts import causes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sqlalchemy import Connection
+    from sqlalchemy.orm import Session, SessionTransaction
+
+_STAMP = "_turnwise_began"
+_ENDED = "_turnwise_ended"
+
+
+class Began(NamedTuple):
+    """Where a root transaction began. ``at_ns`` is of ``time.monotonic_ns()``."""
+
+    at_ns: int
+    thread: int
+    task: int | None
+    site: str
+
+
+class _Here(threading.local):
+    """The root transactions that this thread has begun and that are still referred to."""
+
+    def __init__(self) -> None:
+        self.transactions: weakref.WeakSet[SessionTransaction] = weakref.WeakSet()
+
+
+class _Watch:
+    """Since when transactions are stamped: ``time.monotonic_ns()``, or ``None``."""
+
+    since: int | None = None
+
+
+_here = _Here()
+# A task begins with a copy of its parent's context, so what a child task commits is not its
+# parent's; greenlets of SQLAlchemy share the context of their task.
+_committed: ContextVar[int] = ContextVar("turnwise_committed", default=0)
+
+
+def watch() -> bool:
+    """Stamp transactions from now on. ``False``: SQLAlchemy's sessions are not loaded."""
+    if _Watch.since is not None:
+        return True
+    session_class = getattr(sys.modules.get("sqlalchemy.orm"), "Session", None)
+    if session_class is None:
+        return False
+    from sqlalchemy import event
+
+    event.listen(session_class, "after_transaction_create", _begin)
+    event.listen(session_class, "after_transaction_end", _end)
+    event.listen(session_class, "after_commit", _commit)
+    _Watch.since = time.monotonic_ns()
+    return True
+
+
+def _begin(session: Session, transaction: SessionTransaction) -> None:
+    if transaction.parent is None:
+        began = Began(time.monotonic_ns(), threading.get_ident(), running_task(), _site())
+        vars(transaction)[_STAMP] = began
+        _here.transactions.add(transaction)
+
+
+def _end(session: Session, transaction: SessionTransaction) -> None:
+    began = vars(transaction).get(_STAMP)
+    if began is not None:
+        _here.transactions.discard(transaction)
+        vars(session)[_ENDED] = (began, time.monotonic_ns())
+
+
+def _commit(session: Session) -> None:
+    transaction = session.get_transaction()
+    # One without a connection has written nothing; a SAVEPOINT is not committed yet.
+    if transaction is not None and not session.in_nested_transaction() and _entries(transaction):
+        _committed.set(time.monotonic_ns())
+
+
+def committed_at() -> int:
+    """When a session of this thread or task last committed; 0 for never."""
+    return _committed.get()
+
+
+def survey(
+    error: BaseException, mark: int, arguments: Iterable[object]
+) -> tuple[str | None, list[Session]]:
+    """What a failed unit that began at ``mark`` has found open, in words, and what it has begun.
+
+    Looked at are the sessions and connections among ``arguments``, those in which ``error`` was
+    raised (its traceback passes through their methods), and those that this thread or task has
+    begun since. ``None``: all that are open are the unit's own, and in the list.
+    """
+    watch()
+    sessions, connections = _touched(error)
+    for argument in arguments:
+        _sort(argument, sessions, connections)
+    sessions |= {id(session): session for session in _begun_since(mark)}
+    begun: list[Session] = []
+    owned: set[int] = set()
+    for session in sessions.values():
+        if (why := _not_begun_since(session, mark)) is not None:
+            return why, []
+        if (root := _root(session)) is not None:
+            begun.append(session)
+            owned |= {id(entry[0]) for entry in _entries(root)}
+    for connection in connections.values():
+        if id(connection) not in owned and not connection.closed and connection.in_transaction():
+            return "it was given, or has left, a connection with an open transaction", []
+    return None, begun
+
+
+def _begun_since(mark: int) -> list[Session]:
+    """The sessions that this thread or task has put into a transaction since ``mark``."""
+    task = running_task()
+    return [
+        transaction.session
+        for transaction in list(_here.transactions)
+        if (began := vars(transaction)[_STAMP]).at_ns > mark and began.task == task
+    ]
+
+
+def _not_begun_since(session: Session, mark: int) -> str | None:
+    """Why a session's transaction is not this unit's to roll back and repeat."""
+    transaction = _root(session)
+    if transaction is None:
+        began, ended = vars(session).get(_ENDED, (None, 0))
+        if began is not None and began.at_ns <= mark < ended:
+            return f"the transaction that began before it at {began.site} was ended in it"
+        return None
+    began = vars(transaction).get(_STAMP)
+    if began is None:
+        # Older than the listeners. When they came after the mark, SQLAlchemy was loaded after it.
+        since = _Watch.since
+        return None if since is None or since > mark else "the transaction began before it"
+    if began.at_ns <= mark:
+        return f"the transaction began before it, at {began.site}"
+    if (began.thread, began.task) != (threading.get_ident(), running_task()):
+        return f"the transaction was begun by another thread or task, at {began.site}"
+    return _joins_another(session, transaction)
+
+
+def _joins_another(session: Session, transaction: SessionTransaction) -> str | None:
+    """Whether a session bound to a Connection has joined a transaction that is not its own."""
+    from sqlalchemy.engine import NestedTransaction
+
+    for _connection, inner, should_commit, autoclose in _entries(transaction):
+        if not autoclose and (
+            not should_commit
+            or isinstance(inner, NestedTransaction)
+            or session.join_transaction_mode == "control_fully"
+        ):
+            return "its session is bound to a connection with an open transaction"
+    return None
+
+
+def _touched(error: BaseException) -> tuple[dict[int, Session], dict[int, Connection]]:
+    """The sessions and connections whose methods the errors of a chain have passed through."""
+    sessions: dict[int, Session] = {}
+    connections: dict[int, Connection] = {}
+    for one in causes(error):
+        step = one.__traceback__
+        while step is not None:
+            frame, step = step.tb_frame, step.tb_next
+            if frame.f_globals.get("__name__") in {
+                "sqlalchemy.orm.session",
+                "sqlalchemy.engine.base",
+            }:
+                _sort(frame.f_locals.get("self"), sessions, connections)
+    return sessions, connections
+
+
+def _sort(thing: object, sessions: dict[int, Session], connections: dict[int, Connection]) -> None:
+    """Put a session or connection, or what stands for one, where it belongs."""
+    from sqlalchemy import Connection
+    from sqlalchemy.orm import Session, scoped_session
+    from sqlalchemy.orm.session import SessionTransaction
+
+    asynchronous = sys.modules.get("sqlalchemy.ext.asyncio")
+    scoped: tuple[type, ...] = (scoped_session,)
+    if asynchronous is not None:
+        scoped = (scoped_session, asynchronous.async_scoped_session)
+    if isinstance(thing, scoped):
+        thing = thing.registry() if thing.registry.has() else None  # type: ignore[attr-defined]
+    if asynchronous is not None and isinstance(thing, asynchronous.AsyncSession):
+        thing = thing.sync_session
+    elif asynchronous is not None and isinstance(thing, asynchronous.AsyncConnection):
+        thing = thing.sync_connection
+    elif isinstance(thing, SessionTransaction):
+        thing = thing.session
+    if isinstance(thing, Session):
+        sessions[id(thing)] = thing
+    elif isinstance(thing, Connection):
+        connections[id(thing)] = thing
+
+
+def _root(session: Session) -> SessionTransaction | None:
+    transaction = session.get_transaction()
+    while transaction is not None and transaction.parent is not None:
+        transaction = transaction.parent
+    return transaction
+
+
+def _entries(transaction: SessionTransaction) -> set[tuple[Connection, object, bool, bool]]:
+    """Connection, its transaction, whether to commit it, whether the session opened it."""
+    return set(transaction._connections.values())  # noqa: SLF001 - nothing public tells
+
+
+def roll_back(sessions: Iterable[Session]) -> None:
+    """Roll back sessions, and drop the connection of one that cannot."""
+    for session in sessions:
+        try:
+            session.rollback()
+        except Exception:  # noqa: BLE001 - the server is gone, and its transaction with it
+            session.invalidate()
+
+
+async def aroll_back(sessions: Iterable[Session]) -> None:
+    """Do the same for sessions of asyncio as well."""
+    if sys.modules.get("sqlalchemy.ext.asyncio") is None:
+        roll_back(sessions)
+        return
+    from sqlalchemy.util import greenlet_spawn
+
+    await greenlet_spawn(roll_back, sessions)
+
+
+def await_in_greenlet(seconds: float) -> bool:
+    """Sleep in the event loop from below an ``AsyncSession.run_sync``. ``False``: not there."""
+    from sqlalchemy.util import concurrency
+
+    if not (sys.modules.get("sqlalchemy.ext.asyncio") and concurrency.in_greenlet()):
+        return False
+    import asyncio
+
+    # 2.1 has renamed it.
+    wait = getattr(concurrency, "await_", None) or concurrency.await_only
+    wait(asyncio.sleep(seconds))
+    return True
+
+
+def _site() -> str:
+    """The line that began a transaction: the first that is not SQLAlchemy's."""
+    for frame in frames_above(sys._getframe(2)):  # noqa: SLF001 - what traceback and logging use
+        if not frame.f_globals.get("__name__", "").startswith("sqlalchemy."):
+            return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+    return "an unknown line"

@@ -1,0 +1,298 @@
+"""Units of work: functions that are run again as a whole when the database asks for it.
+
+``retry_on_deadlock`` and ``retry`` decorate a function, ``run`` calls one with a session and
+commits. The wrapper notes the time, some tens of nanoseconds; everything else happens once the
+function has failed.
+
+The outermost unit retries: one that is called in another lets its errors through, unless a session
+has committed since the other began, which then cannot be run again. Another thread, and another
+asyncio task, is another unit.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from contextvars import copy_context
+from copy import deepcopy
+from typing import TYPE_CHECKING, overload
+
+from turnwise import _native
+from turnwise._repeating import Unit, asynchronous, synchronous
+from turnwise.attempts import add_note, plan
+from turnwise.classification import classify
+from turnwise.errors import (
+    CommitOutcomeUnknownError,
+    TransactionNotOwnedError,
+    UnsupportedUnitError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from typing import Any, TypeVar
+
+    from typing_extensions import ParamSpec, Unpack
+
+    from turnwise._native import Verdict
+    from turnwise._repeating import On
+    from turnwise.attempts import Plan, Settings
+
+    P = ParamSpec("P")
+    R = TypeVar("R")
+    S = TypeVar("S")
+    Verify = Callable[[], object]
+
+_NOT_COMMITTED = _native.Verdict(
+    fate="lost_before_commit", scope="connection", retry="unavailable", class_="connection_lost"
+)
+
+
+@overload
+def retry_on_deadlock(function: Callable[P, R], /) -> Callable[P, R]: ...
+@overload
+def retry_on_deadlock(
+    *, copy_arguments: bool = False, **settings: Unpack[Settings]
+) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+def retry_on_deadlock(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    copy_arguments: bool = False,
+    **settings: Unpack[Settings],
+) -> Callable[..., Any]:
+    """Run a function again when its transaction has lost against another one.
+
+    That is a deadlock, a serialization failure, a stale snapshot, a lock that is taken or was
+    waited for too long; never a lost connection, never a commit whose outcome is unknown. For
+    functions and coroutine functions; under ``@classmethod`` and ``@staticmethod``.
+
+    Before the next attempt it rolls back the sessions of SQLAlchemy that this thread or task has
+    begun since the first one, and no others. The same arguments are passed again;
+    ``copy_arguments=True`` passes deep copies of those that are lists, dicts or sets each time.
+    The other settings are those of ``turnwise.attempts.Settings``; durations are in seconds.
+
+    Raises:
+        UnsupportedUnitError: A generator function, a class or something that cannot be called.
+        InvalidPolicyError: A setting is out of range.
+        TransactionNotOwnedError: By the function: it failed in a transaction that its caller had
+            begun. It is the driver's own error as well, which is what is raised otherwise.
+    """
+    return _decorate(
+        function, Unit(plan(settings), conflicts_only=True), copy_arguments=copy_arguments
+    )
+
+
+@overload
+def retry(function: Callable[P, R], /) -> Callable[P, R]: ...
+@overload
+def retry(
+    *, on: On | None = None, copy_arguments: bool = False, **settings: Unpack[Settings]
+) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+def retry(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    on: On | None = None,
+    copy_arguments: bool = False,
+    **settings: Unpack[Settings],
+) -> Callable[..., Any]:
+    """Run a function again after every error that ``classify`` calls retryable.
+
+    Beside what ``retry_on_deadlock`` retries these are lost connections, as long as COMMIT was not
+    sent, and overloaded servers. ``on`` names more: exception types, or a function that is given
+    the error. A commit in doubt is never retried. All else is as there.
+    """
+    return _decorate(function, Unit(plan(settings), on=on), copy_arguments=copy_arguments)
+
+
+@overload
+def run(
+    function: Callable[[S], Coroutine[Any, Any, R]],
+    *,
+    session_factory: Callable[[], S],
+    verify: Verify | None = None,
+    **settings: Unpack[Settings],
+) -> Coroutine[Any, Any, R]: ...
+@overload
+def run(
+    function: Callable[[S], R],
+    *,
+    session_factory: Callable[[], S],
+    verify: Verify | None = None,
+    **settings: Unpack[Settings],
+) -> R: ...
+def run(
+    function: Callable[[Any], Any],
+    *,
+    session_factory: Callable[[], Any],
+    verify: Verify | None = None,
+    **settings: Unpack[Settings],
+) -> Any:
+    """Call ``function(session)``, commit, close the session, and return the result.
+
+    After an error that ``retry`` would retry, all of it is done again with a new session. For an
+    ``async def`` it returns a coroutine, and ``session_factory`` makes asynchronous sessions.
+
+    ``verify()`` is asked when a connection is lost during COMMIT: true, it is committed; false, it
+    is not and never will be, so it is run again. It may be a coroutine function where the function
+    is.
+
+    Raises:
+        CommitOutcomeUnknownError: COMMIT failed, and nobody could tell whether it took effect.
+        TransactionNotOwnedError: ``session_factory`` gave a session with an open transaction.
+        UnsupportedUnitError: As ``retry_on_deadlock``.
+    """
+    transaction = _Transaction(plan(settings), session_factory, verify)
+    name = _name(_checked(function))
+    if _is_async(function):
+        return asynchronous(transaction, functools.partial(transaction.arun, function), name)()
+    return synchronous(transaction, functools.partial(transaction.run, function), name)()
+
+
+class _Transaction(Unit):
+    """The unit of work of ``run``: one session, one COMMIT."""
+
+    def __init__(
+        self, plan: Plan, session_factory: Callable[[], Any], verify: Verify | None
+    ) -> None:
+        super().__init__(plan)
+        self._session_factory = session_factory
+        self._verify = verify
+        self._disproved = 0
+
+    def judge(self, error: Exception) -> Verdict | None:
+        """Retry a COMMIT in doubt that has not taken effect, and what ``retry`` retries."""
+        return _NOT_COMMITTED if id(error) == self._disproved else super().judge(error)
+
+    def run(self, function: Callable[[Any], R]) -> R:
+        """One attempt."""
+        session, is_done = self._open(), False
+        try:
+            result = function(session)
+            is_done = True
+            session.commit()
+        except BaseException as error:
+            if not self._is_in_doubt(error, is_done=is_done):
+                raise
+            # What is committed here is not this unit's.
+            if not self._settle(error, copy_context().run(self._ask(error, is_done=is_done))):
+                raise
+        finally:
+            try:
+                session.close()
+            except Exception:  # noqa: BLE001 - neither hides an error nor undoes a COMMIT
+                _drop(session)
+        return result
+
+    async def arun(self, function: Callable[[Any], Coroutine[Any, Any, R]]) -> R:
+        """Do the same in a coroutine."""
+        import asyncio
+
+        session, is_done = self._open(), False
+        try:
+            result = await function(session)
+            is_done = True
+            await session.commit()
+        except BaseException as error:
+            if not self._is_in_doubt(error, is_done=is_done):
+                raise
+            answer = copy_context().run(self._ask(error, is_done=is_done))
+            if inspect.isawaitable(answer):
+                answer = await asyncio.ensure_future(answer)
+            if not self._settle(error, answer):
+                raise
+        finally:
+            try:
+                await asyncio.shield(asyncio.ensure_future(session.close()))
+            except Exception:  # noqa: BLE001 - neither hides an error nor undoes a COMMIT
+                _drop(session)
+        return result
+
+    def _open(self) -> Any:  # noqa: ANN401 - a session of any kind
+        session = self._session_factory()
+        is_open = getattr(session, "in_transaction", False)
+        if is_open() if callable(is_open) else is_open:
+            raise TransactionNotOwnedError("session_factory gave a session in a transaction")
+        self._disproved = 0
+        return session
+
+    def _is_in_doubt(self, error: BaseException, *, is_done: bool) -> bool:
+        if isinstance(error, Exception):
+            return classify(error, overrides=self.plan.overrides).is_in_doubt
+        if is_done:
+            add_note(
+                error, "turnwise: cancelled during COMMIT: it is unknown whether it took effect"
+            )
+        return False
+
+    def _ask(self, error: BaseException, *, is_done: bool) -> Verify:
+        """Who knows whether the COMMIT that failed last has taken effect.
+
+        A function that has committed by itself has no result yet, whatever the answer is.
+        """
+        if self._verify is None or not is_done:
+            raise CommitOutcomeUnknownError(
+                "the connection was lost during COMMIT: it is unknown whether it took effect"
+            ) from error
+        return self._verify
+
+    def _settle(self, error: BaseException, answer: object) -> bool:
+        if not answer:
+            self._disproved = id(error)
+        return bool(answer)
+
+
+def _drop(session: object) -> None:
+    invalidate = getattr(session, "invalidate", None)
+    if invalidate is not None and not inspect.iscoroutinefunction(invalidate):
+        invalidate()
+
+
+def _decorate(
+    function: Callable[..., Any] | None, unit: Unit, *, copy_arguments: bool
+) -> Callable[..., Any]:
+    if function is None:
+        return lambda function: _decorate(function, unit, copy_arguments=copy_arguments)
+    called = _copying(_checked(function)) if copy_arguments else _checked(function)
+    wrap = asynchronous if _is_async(function) else synchronous
+    return wrap(unit, called, _name(function))
+
+
+def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Refuse what cannot be run again as a whole."""
+    if isinstance(function, (classmethod, staticmethod)):
+        kind = type(function).__name__
+        raise UnsupportedUnitError(f"write @{kind} above the decorator of the unit of work")
+    if isinstance(function, type) or not callable(function):
+        raise UnsupportedUnitError(f"a unit of work is a function, not {function!r}")
+    for code in (function, type(function).__call__):
+        if inspect.isgeneratorfunction(code) or inspect.isasyncgenfunction(code):
+            raise UnsupportedUnitError(
+                f"{_name(function)} is a generator function: what it has handed out cannot be "
+                "taken back"
+            )
+    return function
+
+
+def _is_async(function: Callable[..., Any]) -> bool:
+    return any(map(inspect.iscoroutinefunction, (function, type(function).__call__)))
+
+
+def _name(function: Callable[..., Any]) -> str:
+    function = getattr(function, "func", function)
+    qualified = getattr(function, "__qualname__", type(function).__qualname__)
+    return f"{getattr(function, '__module__', '')}.{qualified}"
+
+
+def _copying(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Call a function with copies of its mutable arguments, which so stay as they were."""
+
+    @functools.wraps(function)
+    def called(*args: object, **kwargs: object) -> object:
+        return function(*map(_copy, args), **{name: _copy(value) for name, value in kwargs.items()})
+
+    return called
+
+
+def _copy(value: object) -> object:
+    return deepcopy(value) if isinstance(value, (list, dict, set)) else value
