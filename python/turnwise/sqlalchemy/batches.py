@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import inspect
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
-from turnwise import errors, units
+from turnwise import errors
 from turnwise.attempts import add_note, is_exhausted, plan
 from turnwise.classification import classify
 from turnwise.sqlalchemy.lock_keys import BY_PRIMARY_KEY, sorted_by
 from turnwise.sqlalchemy.mapped_items import Restorer, check
+from turnwise.units import run
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
@@ -22,12 +23,12 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
     from typing_extensions import Unpack
 
-    from turnwise._native import Verdict
+    from turnwise._native import Override, Verdict
     from turnwise.attempts import Settings
     from turnwise.sqlalchemy.lock_keys import LockKey
 
     class Progress(Protocol):
-        """Called after each batch with the items that are done, and of how many if that is known."""
+        """Called after each batch with the items that are done, and of how many."""
 
         def __call__(self, done: int, total: int | None, /) -> object:
             """Show it."""
@@ -123,8 +124,8 @@ def batch_commit_with_retry(
     """Call ``fn(session, item)`` for all items, in batches that are committed one by one.
 
     Each batch is a unit of work in a session of its own, and is run again as a whole where
-    ``turnwise.run`` would: ``fn`` may get the same item again. An item that fails for itself is found
-    by running ever smaller parts of its batch, and is reported; the others land. For an
+    ``turnwise.run`` would: ``fn`` may get the same item again. An item that fails for itself is
+    found by running ever smaller parts of its batch, and is reported; the others land. For an
     ``async def`` it returns a coroutine, and ``session_factory`` makes asynchronous sessions.
 
     - ``items``: mapped objects must not belong to a session, nor be changed ones that did.
@@ -137,8 +138,8 @@ def batch_commit_with_retry(
     - ``verify(items)``: whether these are committed, asked when a connection was lost at COMMIT.
     - the other settings are those of ``turnwise.attempts.Settings``, for each batch anew.
 
-    An error that is no item's own (a lost connection, a lock that was waited for too long, Ctrl-C, a
-    cancellation) ends the run and is raised as it is, a lost answer to COMMIT as
+    An error that is no item's own (a lost connection, a lock that was waited for too long, Ctrl-C,
+    a cancellation) ends the run and is raised as it is, a lost answer to COMMIT as
     ``CommitOutcomeUnknownError``; ``BatchReport.of(error)`` is the report so far. Nothing that is
     in doubt is among its ``remaining`` items, and nothing is run again that may be committed.
 
@@ -149,10 +150,9 @@ def batch_commit_with_retry(
     """
     if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
         raise errors.UnsupportedUnitError("fn is a generator: it would not run by being called")
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+    if batch_size < 1:
         raise errors.InvalidSettingError("batch_size is a whole number from 1")
-    plan(settings)
-    work = _Work(items, fn, batch_size, key, progress)
+    work = _Work(items, fn, batch_size, key, progress, plan(settings).overrides)
     if inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(type(fn).__call__):
         return _run_async(work, session_factory, verify, settings)
     return _run_sync(work, session_factory, verify, settings)
@@ -167,13 +167,13 @@ def _run_sync(
     with work:
         while work.next_batch():
             try:
-                units.run(
+                run(
                     work.unit,
                     session_factory=session_factory,
                     verify=None if verify is None else work.asking(verify),
                     **settings,
                 )
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - raised again unless an item is to blame
                 work.failed(error)
             else:
                 work.landed()
@@ -190,13 +190,13 @@ async def _run_async(
     with work:
         while work.next_batch():
             try:
-                await units.run(
+                await run(
                     work.async_unit,
                     session_factory=session_factory,
                     verify=None if verify is None else work.asking(verify),
                     **settings,
                 )
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - raised again unless an item is to blame
                 work.failed(error)
             else:
                 work.landed()
@@ -219,7 +219,9 @@ class _Work(Generic[T]):
         batch_size: int,
         key: LockKey,
         progress: Progress | None,
+        overrides: Sequence[Override],
     ) -> None:
+        self._overrides = overrides
         self.report: BatchReport[T] = BatchReport()
         self._fn, self._size, self._key, self._progress = fn, batch_size, key, progress
         self._waiting: deque[Piece[T]] = deque()
@@ -292,7 +294,8 @@ class _Work(Generic[T]):
 
     def unit(self, session: Any) -> None:  # noqa: ANN401 - what the factory makes
         """Run the batch, up to COMMIT."""
-        for self._at, item in self._begin():
+        for index, item in self._begin():
+            self._at = index
             self._fn(session, item)
         self._at = None
         session.flush()
@@ -300,7 +303,8 @@ class _Work(Generic[T]):
 
     async def async_unit(self, session: Any) -> None:  # noqa: ANN401 - what the factory makes
         """Run the batch, up to COMMIT."""
-        for self._at, item in self._begin():
+        for index, item in self._begin():
+            self._at = index
             await self._fn(session, item)
         self._at = None
         await session.flush()
@@ -320,7 +324,7 @@ class _Work(Generic[T]):
     def failed(self, error: Exception) -> None:
         """Blame the item, or split the batch; raise what no item is to blame for."""
         current = self._current or []
-        verdict = classify(error)
+        verdict = classify(error, overrides=self._overrides)
         if self._is_committing and (verdict.is_in_doubt or verdict.fate not in _NOT_COMMITTED):
             raise error
         self._is_committing = isinstance(error, errors.CommitOutcomeUnknownError)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 from sqlalchemy import inspect
 from sqlalchemy.orm import InstanceState, Mapper
@@ -12,8 +12,6 @@ from turnwise import errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    LockKey = Callable[[Any], Any] | type | "_ByPrimaryKey" | None
 
 T = TypeVar("T")
 
@@ -24,6 +22,7 @@ class _ByPrimaryKey:
 
 
 BY_PRIMARY_KEY: Final = _ByPrimaryKey()
+LockKey: TypeAlias = Callable[[Any], Any] | type[Any] | _ByPrimaryKey | None
 
 
 def sorted_by(key: LockKey, entries: Iterable[tuple[int, T]]) -> list[tuple[int, T]]:
@@ -51,7 +50,7 @@ def _function(key: LockKey) -> Callable[[Any], Any]:
     if isinstance(key, _ByPrimaryKey):
         return _primary_key
     if isinstance(key, type):
-        mapper = inspect(key, raiseerr=False)
+        mapper: object = inspect(key, raiseerr=False)
         if isinstance(mapper, Mapper):
             return _named(mapper)
     if not callable(key):

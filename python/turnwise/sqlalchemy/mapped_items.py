@@ -1,4 +1,4 @@
-"""Mapped objects as the items of a batch: which may be, and what a failed attempt leaves on them."""
+"""Mapped objects as the items of a batch: which may be, and what a rollback leaves on them."""
 
 from __future__ import annotations
 

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sqlalchemy import Dialect, Engine
-    from typing_extensions import ParamSpec
-
-    P = ParamSpec("P")
 
 T = TypeVar("T")
 
@@ -54,9 +51,9 @@ def _unstarted() -> Connection:
     raise TypeError("the AsyncConnection is not started: use `async with engine.connect()`")
 
 
-async def in_greenlet(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+async def in_greenlet(function: Callable[..., T], *args: object) -> T:
     """Run sync code of SQLAlchemy on an async driver."""
-    result: T = await greenlet_spawn(function, *args, **kwargs)
+    result: T = await greenlet_spawn(function, *args)
     return result
 
 
@@ -87,7 +84,7 @@ def hold_write_lock(connection: Connection, table: FromClause) -> None:
     for the lock like any write, and after reads it succeeds only while nothing has changed since.
 
     Raises:
-        UnsupportedUnitError: The connection has no transaction, it commits each statement by itself.
+        UnsupportedUnitError: The connection commits each statement by itself.
         sqlalchemy.exc.OperationalError: The driver's own, as of every write.
     """
     has_begun = driver_of(connection).in_transaction
