@@ -21,10 +21,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo bench bench-turns picture test test-pure test-threads test-private-copy test-shuttle test-python \
-	test-docs test-packages check soak stubs format wheel clean
+	test-sqlalchemy test-sqlalchemy-2.0 test-docs test-packages check soak stubs format wheel clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / { printf "make %-19s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.native ## Run the story on a real SQLite file (ARGS="--seed 7" adds options)
 	@$(BIN)/turnwise demo $(ARGS)
@@ -40,7 +40,7 @@ picture: $(VENV)/.native ## Draw docs/story.svg from the newest results
 
 test: $(VENV)/.native ## Run everything that CI runs and print the total
 	@$(PY) tools/run_steps.py check test-pure test-threads test-private-copy test-shuttle \
-		test-python test-docs test-packages
+		test-python test-sqlalchemy test-sqlalchemy-2.0 test-docs test-packages
 
 test-pure: ## Core without features: no clock, no thread, no SQLite
 	$(CORE)
@@ -54,16 +54,23 @@ test-private-copy: ## Core with the batch writer on a SQLite of its own
 test-shuttle: ## Model-check the hand-off between threads
 	RUSTFLAGS='--cfg shuttle' CARGO_TARGET_DIR=target/shuttle $(CORE) --features threads --lib shuttle
 
-test-python: $(VENV)/.benches ## The Python package
-	$(PY) -m pytest -m 'not docs and not packaging' $(ARGS)
+test-python: $(VENV)/.benches $(VENV)/.sqlalchemy ## The Python package, without servers
+	$(PY) -m pytest tests/python -m 'not docs and not packaging' $(ARGS)
 
-test-docs: $(VENV)/.native ## Every snippet of README.md and docs/
-	$(PY) -m pytest -m docs $(ARGS)
+test-sqlalchemy: $(VENV)/.native $(VENV)/.servers ## SQLAlchemy 2.1 on PostgreSQL, MariaDB and SQLite
+	$(PY) -m pytest tests/sqlalchemy $(ARGS)
+
+test-sqlalchemy-2.0: $(VENV)/.native $(VENV)/.servers ## The same with SQLAlchemy 2.0
+	PYTHONPATH=$(CURDIR)/$(VENV)/sqlalchemy-2.0$${PYTHONPATH:+:$$PYTHONPATH} TURNWISE_SQLALCHEMY=2.0 \
+		$(PY) -m pytest tests/sqlalchemy $(ARGS)
+
+test-docs: $(VENV)/.native $(VENV)/.sqlalchemy ## Every snippet of README.md and docs/
+	$(PY) -m pytest tests/python -m docs $(ARGS)
 
 test-packages: $(VENV)/.native ## Build wheel and sdist, install each into a clean environment, use it
-	$(PY) -m pytest -m packaging --timeout 1200 $(ARGS)
+	$(PY) -m pytest tests/python -m packaging --timeout 1200 $(ARGS)
 
-check: $(VENV)/.native ## The static part alone
+check: $(VENV)/.native $(VENV)/.sqlalchemy ## The static part alone
 	@tools/rust_parts.sh
 	$(CARGO) fmt --all --check
 	$(CLIPPY) -p turnwise -- -D warnings
@@ -85,8 +92,8 @@ soak: $(VENV)/.native ## The long counts (about an hour); writes benches/results
 		test-private-copy test-shuttle soak-python
 
 .PHONY: soak-python
-soak-python: $(VENV)/.benches
-	$(PY) -m pytest -m 'not docs and not packaging' --timeout 0 $(ARGS)
+soak-python: $(VENV)/.benches $(VENV)/.sqlalchemy
+	$(PY) -m pytest tests/python -m 'not docs and not packaging' --timeout 0 $(ARGS)
 
 stubs: $(VENV)/.ready ## Write python/turnwise/_native.pyi anew from the Rust signatures
 	$(PY) tools/generate_stub.py python/turnwise/_native.pyi
@@ -121,4 +128,17 @@ $(VENV)/.benches: $(VENV)/.native benches/requirements.txt $(wildcard benches/ru
 	@tools/valgrind.sh
 	@$(PY) -m pip install --quiet -r benches/requirements.txt
 	$(CARGO) build --quiet --release --locked -p turnwise-benches
+	@touch $@
+
+$(VENV)/.sqlalchemy: $(VENV)/.ready tools/sqlalchemy-requirements.txt
+	@$(PY) -m pip install --quiet -r tools/sqlalchemy-requirements.txt
+	@touch $@
+
+# The servers themselves, the drivers compiled for them, and the older SQLAlchemy beside the newer.
+$(VENV)/.servers: $(VENV)/.sqlalchemy tools/servers.sh tools/compiled-requirements.txt \
+		tools/sqlalchemy-2.0-requirements.txt
+	@tools/servers.sh '$(PY)'
+	@$(PY) -m pip install --quiet -r tools/compiled-requirements.txt
+	@$(PY) -m pip install --quiet --no-deps --upgrade --target $(VENV)/sqlalchemy-2.0 \
+		-r tools/sqlalchemy-2.0-requirements.txt
 	@touch $@

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import glob
 import itertools
@@ -44,8 +45,8 @@ class Database(NamedTuple):
     def url(self, driver):
         return self.server.url(driver, self.name)
 
-    def raw(self, *, admin=False):
-        return self.server.raw(self.name, admin=admin)
+    def raw(self, *, admin=False, port=None):
+        return self.server.raw(self.name, admin=admin, port=port)
 
     def sql(self, text, *, admin=False):
         return self.server.sql(self.name, text, admin=admin)
@@ -65,6 +66,16 @@ def account(*names: str):
         with contextlib.suppress(KeyError):
             return pwd.getpwnam(name)
     raise MissingServerError("no unprivileged user to run a server as")
+
+
+def until(condition, seconds: float = 30) -> bool:
+    """Whether the condition comes true in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 class Server:
@@ -257,13 +268,13 @@ class PostgreSQL(Server):
     def _drop(self, cursor, name) -> None:
         cursor.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
-    def raw(self, database: str, *, admin: bool = False):
+    def raw(self, database: str, *, admin: bool = False, port: int | None = None):
         """A psycopg2 connection of the application's role, each statement its own transaction."""
         import psycopg2
 
         user, password = ("admin", self.password) if admin else (ROLE, ROLE)
         connection = psycopg2.connect(
-            host=self.host, port=self.port, user=user, password=password, dbname=database
+            host=self.host, port=port or self.port, user=user, password=password, dbname=database
         )
         connection.autocommit = True
         return connection
@@ -341,16 +352,44 @@ class MariaDB(Server):
                 cursor.execute(f"KILL {number}")
         cursor.execute(f"DROP DATABASE {name}")
 
-    def raw(self, database: str, *, admin: bool = False):
+    def raw(self, database: str, *, admin: bool = False, port: int | None = None):
         """A PyMySQL connection of the application's role, each statement its own transaction."""
         import pymysql
 
         return pymysql.connect(
             host=self.host,
-            port=self.port,
+            port=port or self.port,
             user="admin" if admin else ROLE,
             password=self.password if admin else ROLE,
             database=database or None,
             autocommit=True,
             client_flag=pymysql.constants.CLIENT.MULTI_STATEMENTS,
         )
+
+
+SERVERS = {kind.dialect: kind for kind in (PostgreSQL, MariaDB)}
+DRIVERS = {driver: kind.dialect for kind in SERVERS.values() for driver in kind.drivers}
+ASYNCHRONOUS = {"psycopg_async", "asyncpg", "aiomysql", "asyncmy"}
+
+
+def commit(url, statement: str):
+    """Execute one statement by SQLAlchemy, with an engine of its own, and commit: what it returned first."""
+    from sqlalchemy import create_engine, text
+    from sqlalchemy.ext.asyncio import create_async_engine
+    from sqlalchemy.pool import NullPool
+
+    def work(connection):
+        result = connection.execute(text(statement))
+        value = result.scalar() if result.returns_rows else None
+        connection.commit()
+        return value
+
+    if url.get_driver_name() not in ASYNCHRONOUS:
+        with create_engine(url, poolclass=NullPool).connect() as connection:
+            return work(connection)
+
+    async def work_on_a_loop():
+        async with create_async_engine(url, poolclass=NullPool).connect() as connection:
+            return await connection.run_sync(work)
+
+    return asyncio.run(work_on_a_loop())
