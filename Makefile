@@ -21,7 +21,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo bench bench-turns picture test test-pure test-threads test-private-copy test-shuttle test-python \
-	test-sqlalchemy test-sqlalchemy-2.0 test-docs test-packages check soak stubs format wheel clean
+	test-sqlalchemy test-sqlalchemy-2.0 test-docs test-packages check soak stubs rules format wheel clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / { printf "make %-19s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -97,6 +97,9 @@ soak-python: $(VENV)/.benches $(VENV)/.sqlalchemy
 
 stubs: $(VENV)/.ready ## Write python/turnwise/_native.pyi anew from the Rust signatures
 	$(PY) tools/generate_stub.py python/turnwise/_native.pyi
+
+rules: ## Write the Rust table of rules anew from crates/core/rules.json
+	$(PYTHON) tools/generate_rules.py crates/core/src/classify/table.rs
 
 format: $(VENV)/.ready ## Format Rust and Python
 	$(CARGO) fmt --all

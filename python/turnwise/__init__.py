@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from turnwise._native import VERSION as __version__  # noqa: N811 - Python's name for it
     from turnwise._native import (
         Budget,
+        Constraint,
         Event,
         Learner,
         Override,
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
         RetryPolicy,
         Verdict,
         WriteResult,
-        classify,
+        classify_code,
         fingerprint,
     )
     from turnwise.errors import TurnwiseError
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BatchWriter",
     "Budget",
+    "Constraint",
     "Event",
     "Histogram",
     "Learner",
@@ -47,7 +49,7 @@ __all__ = [
     "WriterSettings",
     "WriterStats",
     "__version__",
-    "classify",
+    "classify_code",
     "fingerprint",
     "on_event",
 ]
@@ -56,6 +58,7 @@ __all__ = [
 _HOMES = {
     "BatchWriter": ("turnwise.writer", "BatchWriter"),
     "Budget": ("turnwise._native", "Budget"),
+    "Constraint": ("turnwise._native", "Constraint"),
     "Event": ("turnwise._native", "Event"),
     "Histogram": ("turnwise.writer", "Histogram"),
     "Learner": ("turnwise._native", "Learner"),
@@ -72,7 +75,7 @@ _HOMES = {
     "WriterSettings": ("turnwise.writer", "WriterSettings"),
     "WriterStats": ("turnwise.writer", "WriterStats"),
     "__version__": ("turnwise._native", "VERSION"),
-    "classify": ("turnwise._native", "classify"),
+    "classify_code": ("turnwise._native", "classify_code"),
     "fingerprint": ("turnwise._native", "fingerprint"),
     "on_event": ("turnwise.events", "on_event"),
 }

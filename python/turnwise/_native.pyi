@@ -6,7 +6,7 @@ from _typeshed import SupportsGetItem
 from typing import Any, Final, SupportsFloat, SupportsIndex, final
 from typing_extensions import disjoint_base
 
-__all__ = ["VERSION", "Budget", "Event", "Learner", "NativePending", "NativePlace", "NativeTransaction", "NativeTurn", "NativeTurnLock", "NativeWriter", "Override", "Pickups", "Retry", "RetryPolicy", "Verdict", "WriteResult", "classify", "drain_all", "draws", "enums", "error_states", "fingerprint", "rehearse", "sqlstate"]
+__all__ = ["VERSION", "Budget", "Constraint", "Event", "Learner", "NativePending", "NativePlace", "NativeTransaction", "NativeTurn", "NativeTurnLock", "NativeWriter", "Override", "Pickups", "Retry", "RetryPolicy", "Verdict", "WriteResult", "classify_code", "drain_all", "draws", "enums", "error_states", "fingerprint", "rehearse", "rules", "sqlstate"]
 
 VERSION: Final[str]
 
@@ -40,6 +40,42 @@ class Budget:
     def tokens(self, /) -> int:
         """
         Tokens left.
+        """
+
+@final
+class Constraint:
+    """
+    A violated constraint, as far as it is known.
+    """
+    def __eq__(self, value: object, /) -> bool: ...
+    def __hash__(self, /) -> int: ...
+    def __ne__(self, value: object, /) -> bool: ...
+    def __new__(cls, /, kind: str, *, name: str | None = None, table: str | None = None, columns: SupportsGetItem[int, str] = ...) -> Constraint: ...
+    def __repr__(self, /) -> str: ...
+    @property
+    def columns(self, /) -> tuple[str, ...]:
+        """
+        The columns that it names; empty if not known.
+        """
+    @property
+    def kind(self, /) -> str:
+        """
+        `"unique"`, `"foreign_key"`, `"not_null"`, `"check"` or `"exclusion"`.
+        """
+    @property
+    def kind_code(self, /) -> int:
+        """
+        The number of `kind`.
+        """
+    @property
+    def name(self, /) -> str | None:
+        """
+        The constraint's name; of an unnamed CHECK in SQLite the expression. `None` if not known.
+        """
+    @property
+    def table(self, /) -> str | None:
+        """
+        The table that it is on; `None` if not known.
         """
 
 @final
@@ -343,7 +379,7 @@ class Override:
     """
     def __eq__(self, value: object, /) -> bool: ...
     def __ne__(self, value: object, /) -> bool: ...
-    def __new__(cls, /, *, dialect: str, code: SupportsIndex, class_: str, fate: str, scope: str, retry: str, phase: str | None = None, constraint: str | None = None) -> Override: ...
+    def __new__(cls, /, *, dialect: str, code: SupportsIndex | str, class_: str, fate: str, scope: str, retry: str, phase: str | None = None, constraint: str | None = None) -> Override: ...
     def __repr__(self, /) -> str: ...
 
 @final
@@ -501,14 +537,14 @@ class Verdict:
         The code that was judged.
         """
     @property
-    def constraint(self, /) -> str | None:
+    def constraint(self, /) -> Constraint | None:
         """
-        The kind of constraint that was violated, if it was one.
+        The constraint that was violated, if it was one.
         """
     @property
-    def constraint_code(self, /) -> int | None:
+    def dialect(self, /) -> str | None:
         """
-        The number of `constraint`.
+        Whose error it is; `None` if no database's.
         """
     @property
     def fate(self, /) -> str:
@@ -519,6 +555,11 @@ class Verdict:
     def fate_code(self, /) -> int:
         """
         The number of `fate`.
+        """
+    @staticmethod
+    def foreign() -> Verdict:
+        """
+        The verdict on an error that is not one of a database: rule `"default.foreign"`.
         """
     @property
     def is_in_doubt(self, /) -> bool:
@@ -555,6 +596,20 @@ class Verdict:
         """
         The number of `scope`.
         """
+    @property
+    def sqlstate(self, /) -> str | None:
+        """
+        The SQLSTATE, where one is known.
+        """
+    @property
+    def why(self, /) -> str:
+        """
+        The reason, and where it comes from.
+        """
+    def with_constraint(self, /, constraint: Constraint | None) -> Verdict:
+        """
+        The same verdict with what the driver's own fields say of the constraint.
+        """
 
 @final
 class WriteResult:
@@ -578,18 +633,27 @@ class WriteResult:
         The rows that RETURNING or SELECT gave, as tuples.
         """
 
-def classify(dialect: str, code: SupportsIndex, *, phase: str = "statement", in_transaction: bool | None = None, journal: str | None = None, has_read: bool = False, is_read: bool = False, was_in_transaction: bool | None = None, overrides: SupportsGetItem[int, Override] = ...) -> Verdict:
+def classify_code(dialect: str, code: SupportsIndex | str | None, *, phase: str = "statement", in_transaction: bool | None = None, was_in_transaction: bool | None = None, has_read: bool = False, is_read: bool = False, is_ddl: bool = False, is_user_lock: bool = False, is_read_only: bool = False, is_lost: bool = False, journal: str | None = None, rolls_back_on_timeout: bool = False, sqlstate: str | None = None, message: str | None = None, overrides: SupportsGetItem[int, Override] = ...) -> Verdict:
     """
-    Judges an error by its code (SQLite: the extended one), the phase and what is known of the
-    transaction. Never looks at exception classes or messages.
+    Judges an error by its code, the phase and what is known of the transaction.
 
+    - `code`: SQLite's extended code, PostgreSQL's SQLSTATE (as text or number), the error number;
+      `None` or 0 where the driver gives none.
     - `phase`: `"connect"`, `"begin"`, `"statement"`, `"savepoint"`, `"commit"` or `"rollback"`.
     - `in_transaction`: what the driver reports *after* the error; `None` if it was not asked. It
-      overrides the table, but never lifts a commit in doubt.
-    - `journal`: SQLite's journal mode, `None` if it is not known.
+      overrides the table, but never lifts a commit in doubt. In MySQL and MariaDB `True` proves
+      nothing, in PostgreSQL it means aborted.
+    - `was_in_transaction`: a transaction was open when the statement began, or began with it;
+      `None` is taken as open.
     - `has_read`: the transaction had read, and not yet written. `is_read`: the statement only
-      reads. `was_in_transaction`: a transaction was open when the statement began; `None` is taken
-      as open.
+      reads. `is_ddl`: it changes the schema. `is_user_lock`: it asks for one (`GET_LOCK`).
+    - `is_read_only`: the transaction was declared READ ONLY.
+    - `is_lost`: the driver says that the connection is gone.
+    - `journal`: SQLite's journal mode, `None` if it is not known.
+    - `rolls_back_on_timeout`: the server runs with `innodb_rollback_on_timeout`.
+    - `sqlstate`: the one that came with an error number (MySQL, MariaDB).
+    - `message`: the database's own words, read where a driver gives no code (the start of SQLite's,
+      a few of PostgreSQL's in English) and for the names of a constraint. Not kept.
     - `overrides`: rules that win over the table; the first that fits.
 
     Raises `ValueError` for a word that it does not know.
@@ -628,6 +692,15 @@ def rehearse(rehearsal: tuple[SupportsIndex, SupportsIndex] | None) -> "tuple[in
     """
     Sets how writers wait: at most so many tries, without sleep and with this seed; `None`: as their
     policies say. Gives what was set before.
+    """
+
+def rules() -> "list[dict[str, object]]":
+    """
+    Every rule, in the order in which they are tried; a dialect's in one piece.
+
+    Each is a dict with `dialect`, `id`, `codes` (PostgreSQL: SQLSTATE), `phases`, `when`,
+    `sqlstate`, `class_`, `fate`, `fate_if_open`, `scope`, `retry`, `constraint` and `why`. Code 0 is
+    a connection that was lost without a code.
     """
 
 def sqlstate(text: str) -> int | None:

@@ -19,14 +19,8 @@ if TYPE_CHECKING:
     from turnwise.drivers import Reading
 
 _BUSY = 5
-_LOST: dict[str, int | str] = {"sqlite": 10, "postgresql": "08006", "mysql": 2013, "mariadb": 2013}
-"""The codes that stand for a lost connection whose error has none."""
-
 _TWINS = {"mysql", "mariadb"}
 """They share drivers and most codes; what knows the server decides."""
-
-_UNCODED: dict[str, int | str] = {"sqlite": 0, "postgresql": "00000", "mysql": 0, "mariadb": 0}
-"""Success: no error has these, so that one without a code gets the default verdict."""
 
 _OF_CAUSE = {
     "TransactionNotOwned",
@@ -111,8 +105,10 @@ def classify(
 
     `phase`: what was being done; `None`: what was observed, else what SQLAlchemy's exception tells.
     If it stays unknown, the verdict is that of a COMMIT where this is in doubt, and of a statement
-    otherwise. `in_transaction`: whether the driver says that a transaction is open, after the
-    error. `overrides`: rules that win over the table; the first that fits.
+    otherwise, or where only a statement is known to give the code.
+
+    `in_transaction`: whether the driver says that a transaction is open, after the error.
+    `overrides`: rules that win over the table; the first that fits.
 
     A group has the verdict of its worst member: in doubt, then not retryable, then the widest
     scope (connection, transaction, savepoint, commit, statement).
@@ -150,6 +146,7 @@ class _Known:
         self.in_transaction = (
             self.observation.in_transaction if in_transaction is None else in_transaction
         )
+        self.was_in_transaction = self.observation.was_in_transaction
         self.overrides = overrides
         self.dialect: str | None = self.observation.dialect
         self.is_lost = False
@@ -162,6 +159,8 @@ class _Known:
             self.phase = self.phase or wrapping.phase
             self.dialect = self.dialect or wrapping.dialect
             self.is_lost = self.is_lost or wrapping.is_lost
+            if wrapping.is_autocommit and self.was_in_transaction is None:
+                self.was_in_transaction = False
             self.fallback = self.fallback or _of_wrapper(wrapping)
             return None
         if isinstance(error, TurnwiseError):
@@ -174,7 +173,7 @@ class _Known:
         if self.observation.phase == "commit":
             # Whatever ended COMMIT (a cancellation, Ctrl-C), its answer was not heard.
             return self._judge(drivers.Reading(self.observation.dialect, is_lost=True))
-        return _verdict(*self.fallback) if self.fallback else _foreign()
+        return _verdict(*self.fallback) if self.fallback else _native.Verdict.foreign()
 
     def _judge_own(self, error: TurnwiseError) -> Verdict | None:
         own = _OWN.get(error.kind)
@@ -189,27 +188,40 @@ class _Known:
         return self._judge(drivers.Reading("sqlite", code, message=str(error)))
 
     def _judge(self, reading: Reading) -> Verdict:
-        dialect, code = reading.dialect, reading.code
-        if {dialect, self.dialect} <= _TWINS and self.dialect:
-            dialect = self.dialect
-        if code is None:
-            code = (_LOST if reading.is_lost or self.is_lost else _UNCODED)[dialect]
-        phase = self.phase or reading.phase
-        if phase is not None:
-            return self._ask(dialect, code, phase)
-        verdict = self._ask(dialect, code, "commit")
-        return verdict if verdict.is_in_doubt else self._ask(dialect, code, "statement")
+        if reading.dialect in _TWINS and self.dialect in _TWINS:
+            reading = reading._replace(dialect=self.dialect)
+        verdict = self._ask(reading, self.phase or reading.phase)
+        if verdict.constraint is None or not (reading.constraint or reading.columns):
+            return verdict
+        return verdict.with_constraint(
+            _native.Constraint(
+                verdict.constraint.kind,
+                name=reading.constraint,
+                table=reading.table,
+                columns=list(reading.columns),
+            )
+        )
 
-    def _ask(self, dialect: str, code: int | str, phase: str) -> Verdict:
-        return _native.classify(
-            dialect,
-            (_native.sqlstate(code) or 0) if isinstance(code, str) else code,
+    def _ask(self, reading: Reading, phase: str | None) -> Verdict:
+        if phase is None:
+            verdict = self._ask(reading, "commit")
+            other = self._ask(reading, "statement")
+            is_listed = not other.rule.startswith("default.")
+            if is_listed and verdict.rule.startswith("default."):
+                return other
+            return verdict if verdict.is_in_doubt else other
+        return _native.classify_code(
+            reading.dialect,
+            reading.code,
             phase=phase,
             in_transaction=self.in_transaction,
-            journal=self.observation.journal,
+            was_in_transaction=self.was_in_transaction,
             has_read=self.observation.has_read,
             is_read=self.observation.is_read,
-            was_in_transaction=self.observation.was_in_transaction,
+            is_lost=reading.is_lost or (self.is_lost and reading.code is None),
+            journal=self.observation.journal,
+            sqlstate=reading.sqlstate,
+            message=reading.message,
             overrides=self.overrides,
         )
 
@@ -263,7 +275,3 @@ def _of_wrapper(wrapping: wrappers.Wrapping) -> tuple[str, str, str, str] | None
 
 def _verdict(class_: str, fate: str, scope: str, retry: str) -> Verdict:
     return _native.Verdict(class_=class_, fate=fate, scope=scope, retry=retry)
-
-
-def _foreign() -> Verdict:
-    return _native.Verdict(fate="none", scope="never", retry="none")

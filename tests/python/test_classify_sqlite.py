@@ -44,7 +44,7 @@ class Database:
         was = connection.in_transaction
         with pytest.raises(sqlite3.Error) as caught:
             connection.execute(sql).fetchall()
-        return _native.classify(
+        return _native.classify_code(
             "sqlite",
             caught.value.sqlite_errorcode,
             in_transaction=connection.in_transaction,
@@ -263,7 +263,7 @@ def test_a_rollback_under_a_running_select_is_a_symptom(database: Database) -> N
     reader.execute("ROLLBACK")
     with pytest.raises(sqlite3.Error) as caught:
         cursor.fetchall()
-    verdict = _native.classify(
+    verdict = _native.classify_code(
         "sqlite", caught.value.sqlite_errorcode, in_transaction=reader.in_transaction
     )
     assert outcome(verdict) == ("sqlite.abort_rollback", "rolled_back", "transaction", "redo")
@@ -283,5 +283,5 @@ def test_what_is_no_database_stays_so(tmp_path: Path) -> None:
     for target, rule in ((path, "sqlite.broken_file"), (tmp_path, "sqlite.cantopen")):
         with pytest.raises(sqlite3.Error) as caught:
             sqlite3.connect(target).execute("SELECT * FROM sqlite_schema")
-        verdict = _native.classify("sqlite", caught.value.sqlite_errorcode, phase="connect")
+        verdict = _native.classify_code("sqlite", caught.value.sqlite_errorcode, phase="connect")
         assert outcome(verdict) == (rule, "none", "never", "none")

@@ -92,7 +92,7 @@ def test_a_failed_commit_is_not_called_rolled_back_where_it_may_be_kept(
     code, in_transaction = json.loads(done.stdout)
     # SQLite's own words are the same, whether the rows are there or not.
     assert (code & 0xFF, in_transaction) == (10, False)
-    verdict = _native.classify(
+    verdict = _native.classify_code(
         "sqlite", code, phase="commit", in_transaction=in_transaction, journal=journal
     )
     assert (verdict.rule, verdict.fate) == (rule, fate)

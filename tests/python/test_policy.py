@@ -128,7 +128,7 @@ def test_threads_that_fail_together_teach_one_thing() -> None:
 @pytest.mark.parametrize("jitter", JITTERS)
 def test_a_spent_budget_stops_redone_work_and_no_wait(jitter: str) -> None:
     policy = _native.RetryPolicy(jitter=jitter, max_attempts=None, initial_delay=0.001)
-    busy = _native.classify("sqlite", 5, phase="begin")
+    busy = _native.classify_code("sqlite", 5, phase="begin")
     assert busy.retry == "wait"
     budget = _native.Budget(4)
     retry = _native.Retry(policy, 1, budget=budget)
@@ -142,11 +142,11 @@ def test_a_spent_budget_stops_redone_work_and_no_wait(jitter: str) -> None:
 
 def test_unknown_words_name_the_choices() -> None:
     with pytest.raises(ValueError, match="phase is 'comit'; it must be one of connect, begin"):
-        _native.classify("sqlite", 5, phase="comit")
+        _native.classify_code("sqlite", 5, phase="comit")
     with pytest.raises(ValueError, match="dialect is 'oracle'"):
-        _native.classify("oracle", 5)
+        _native.classify_code("oracle", 5)
     with pytest.raises(ValueError, match="journal is 'WAL'"):
-        _native.classify("sqlite", 5, journal="WAL")
+        _native.classify_code("sqlite", 5, journal="WAL")
     with pytest.raises(ValueError, match="retry is 'again'"):
         _native.Verdict(fate="none", scope="statement", retry="again")
     with pytest.raises(ValueError, match="again"):
@@ -166,13 +166,13 @@ def test_an_override_that_contradicts_itself_is_refused() -> None:
 
 
 def test_a_verdict_tells_what_may_be_done() -> None:
-    busy = _native.classify("sqlite", 5, phase="commit", in_transaction=True)
+    busy = _native.classify_code("sqlite", 5, phase="commit", in_transaction=True)
     assert busy.is_retryable
     assert not busy.is_in_doubt
-    lost = _native.classify("sqlite", 1034, phase="commit", in_transaction=False, journal="wal")
+    lost = _native.classify_code("sqlite", 1034, phase="commit", in_transaction=False, journal="wal")
     assert lost.is_in_doubt
     assert not lost.is_retryable
-    assert busy == _native.classify("sqlite", 5, phase="commit", in_transaction=True)
+    assert busy == _native.classify_code("sqlite", 5, phase="commit", in_transaction=True)
     assert busy != lost
     assert "sqlite.busy.commit" in repr(busy)
 

@@ -37,7 +37,7 @@ def test_classification(vector: dict[str, Any]) -> None:
         _native.Override(class_=rule["class"], **{k: v for k, v in rule.items() if k != "class"})
         for rule in vector.get("overrides", [])
     ]
-    verdict = _native.classify(
+    verdict = _native.classify_code(
         vector["dialect"],
         vector["code"],
         phase=vector["phase"],

@@ -1,268 +1,145 @@
 //! What an error means.
 
-use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
-use turnwise::classify::{
-    self, Conditions, ConstraintKind, Dialect, ErrorClass, Fate, Journal, Overrides, Phase,
-    RetryKind, Scope,
-};
-use turnwise::event::{self, EventKind};
-use turnwise::retry::{Jitter, StopReason};
-use turnwise::{ErrorKind, ErrorState};
+use pyo3::types::{PyDict, PyList};
+use turnwise::classify::{self, Conditions, ConstraintKind, Dialect, Journal, Overrides, Phase};
+use turnwise::event;
 
 use crate::error::to_py_err;
+use crate::verdict::{Code, Constraint, Override, Verdict, packed};
+use crate::words::named;
 
-/// The value of a name, or a `ValueError` that lists the choices.
-macro_rules! named {
-    ($kind:ident, $argument:literal, $name:expr) => {{
-        let name: &str = $name;
-        $kind::from_name(name).ok_or_else(|| {
-            let choices: Vec<_> = $kind::ALL.iter().map(|choice| choice.name()).collect();
-            PyValueError::new_err(format!(
-                "{} is '{name}'; it must be one of {}",
-                $argument,
-                choices.join(", ")
-            ))
-        })
-    }};
-}
-
-/// What an error means. Every word comes as its name, and as its number under `…_code`.
-#[pyclass(frozen, eq, hash, module = "turnwise")]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Verdict {
-    pub(crate) inner: classify::Verdict,
-}
-
-#[pymethods]
-impl Verdict {
-    /// A verdict of the application's own, for `Retry.next`.
-    #[new]
-    #[pyo3(signature = (*, fate, scope, retry, class_ = "unlisted"))]
-    fn new(fate: &str, scope: &str, retry: &str, class_: &str) -> PyResult<Self> {
-        let inner = classify::Verdict::new(
-            named!(ErrorClass, "class_", class_)?,
-            named!(Fate, "fate", fate)?,
-            named!(Scope, "scope", scope)?,
-            named!(RetryKind, "retry", retry)?,
-        );
-        Ok(Self { inner })
-    }
-
-    /// The rule that decided: an id of the table, `"override"`, `"default.…"` or `"own"`.
-    #[getter]
-    fn rule(&self) -> &'static str {
-        self.inner.rule
-    }
-
-    /// The code that was judged.
-    #[getter]
-    fn code(&self) -> i32 {
-        self.inner.code
-    }
-
-    /// What kind of trouble it is.
-    #[getter]
-    fn class_(&self) -> &'static str {
-        self.inner.class.name()
-    }
-
-    /// The number of `class_`.
-    #[getter]
-    fn class_code(&self) -> i32 {
-        self.inner.class.code()
-    }
-
-    /// What has become of the transaction.
-    #[getter]
-    fn fate(&self) -> &'static str {
-        self.inner.fate.name()
-    }
-
-    /// The number of `fate`.
-    #[getter]
-    fn fate_code(&self) -> i32 {
-        self.inner.fate.code()
-    }
-
-    /// What may be done again.
-    #[getter]
-    fn scope(&self) -> &'static str {
-        self.inner.scope.name()
-    }
-
-    /// The number of `scope`.
-    #[getter]
-    fn scope_code(&self) -> i32 {
-        self.inner.scope.code()
-    }
-
-    /// How it is retried.
-    #[getter]
-    fn retry(&self) -> &'static str {
-        self.inner.retry.name()
-    }
-
-    /// The number of `retry`.
-    #[getter]
-    fn retry_code(&self) -> i32 {
-        self.inner.retry.code()
-    }
-
-    /// The kind of constraint that was violated, if it was one.
-    #[getter]
-    fn constraint(&self) -> Option<&'static str> {
-        self.inner.constraint.map(ConstraintKind::name)
-    }
-
-    /// The number of `constraint`.
-    #[getter]
-    fn constraint_code(&self) -> Option<i32> {
-        self.inner.constraint.map(ConstraintKind::code)
-    }
-
-    /// Whether the work may be done again without asking anybody.
-    #[getter]
-    fn is_retryable(&self) -> bool {
-        self.inner.is_retryable()
-    }
-
-    /// Whether COMMIT may or may not have taken effect.
-    #[getter]
-    fn is_in_doubt(&self) -> bool {
-        self.inner.is_in_doubt()
-    }
-
-    fn __repr__(&self) -> String {
-        format!(
-            "<Verdict {} code={} class={} fate={} scope={} retry={}>",
-            self.rule(),
-            self.code(),
-            self.class_(),
-            self.fate(),
-            self.scope(),
-            self.retry(),
-        )
-    }
-}
-
-/// A rule of the application that wins over the table.
+/// Judges an error by its code, the phase and what is known of the transaction.
 ///
-/// Raises `InvalidPolicyError` if it contradicts itself: a commit in doubt that may be repeated,
-/// or a scope of never that is retried.
-#[pyclass(frozen, eq, module = "turnwise", from_py_object)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Override {
-    inner: classify::Override,
-}
-
-#[pymethods]
-impl Override {
-    #[new]
-    #[pyo3(signature = (
-        *,
-        dialect,
-        code,
-        class_,
-        fate,
-        scope,
-        retry,
-        phase = None,
-        constraint = None,
-    ))]
-    // One argument for each field of the rule, all of them keyword-only.
-    #[allow(clippy::too_many_arguments)]
-    fn new(
-        dialect: &str,
-        code: i32,
-        class_: &str,
-        fate: &str,
-        scope: &str,
-        retry: &str,
-        phase: Option<&str>,
-        constraint: Option<&str>,
-    ) -> PyResult<Self> {
-        let inner = classify::Override {
-            dialect: named!(Dialect, "dialect", dialect)?,
-            code,
-            phase: phase.map(|name| named!(Phase, "phase", name)).transpose()?,
-            class: named!(ErrorClass, "class_", class_)?,
-            fate: named!(Fate, "fate", fate)?,
-            scope: named!(Scope, "scope", scope)?,
-            retry: named!(RetryKind, "retry", retry)?,
-            constraint: constraint
-                .map(|name| named!(ConstraintKind, "constraint", name))
-                .transpose()?,
-        };
-        Overrides::new(vec![inner]).map_err(to_py_err)?;
-        Ok(Self { inner })
-    }
-
-    fn __repr__(&self) -> String {
-        format!(
-            "<Override {} code={} class={} fate={} scope={} retry={}>",
-            self.inner.dialect,
-            self.inner.code,
-            self.inner.class,
-            self.inner.fate,
-            self.inner.scope,
-            self.inner.retry,
-        )
-    }
-}
-
-/// Judges an error by its code (SQLite: the extended one), the phase and what is known of the
-/// transaction. Never looks at exception classes or messages.
-///
+/// - `code`: SQLite's extended code, PostgreSQL's SQLSTATE (as text or number), the error number;
+///   `None` or 0 where the driver gives none.
 /// - `phase`: `"connect"`, `"begin"`, `"statement"`, `"savepoint"`, `"commit"` or `"rollback"`.
 /// - `in_transaction`: what the driver reports *after* the error; `None` if it was not asked. It
-///   overrides the table, but never lifts a commit in doubt.
-/// - `journal`: SQLite's journal mode, `None` if it is not known.
+///   overrides the table, but never lifts a commit in doubt. In MySQL and MariaDB `True` proves
+///   nothing, in PostgreSQL it means aborted.
+/// - `was_in_transaction`: a transaction was open when the statement began, or began with it;
+///   `None` is taken as open.
 /// - `has_read`: the transaction had read, and not yet written. `is_read`: the statement only
-///   reads. `was_in_transaction`: a transaction was open when the statement began; `None` is taken
-///   as open.
+///   reads. `is_ddl`: it changes the schema. `is_user_lock`: it asks for one (`GET_LOCK`).
+/// - `is_read_only`: the transaction was declared READ ONLY.
+/// - `is_lost`: the driver says that the connection is gone.
+/// - `journal`: SQLite's journal mode, `None` if it is not known.
+/// - `rolls_back_on_timeout`: the server runs with `innodb_rollback_on_timeout`.
+/// - `sqlstate`: the one that came with an error number (MySQL, MariaDB).
+/// - `message`: the database's own words, read where a driver gives no code (the start of SQLite's,
+///   a few of PostgreSQL's in English) and for the names of a constraint. Not kept.
 /// - `overrides`: rules that win over the table; the first that fits.
 ///
 /// Raises `ValueError` for a word that it does not know.
 #[pyfunction]
-#[pyo3(name = "classify", signature = (
+#[pyo3(signature = (
     dialect,
     code,
     *,
     phase = "statement",
     in_transaction = None,
-    journal = None,
+    was_in_transaction = None,
     has_read = false,
     is_read = false,
-    was_in_transaction = None,
+    is_ddl = false,
+    is_user_lock = false,
+    is_read_only = false,
+    is_lost = false,
+    journal = None,
+    rolls_back_on_timeout = false,
+    sqlstate = None,
+    message = None,
     overrides = Vec::new(),
 ))]
 // One argument for each thing that a verdict depends on, all but two of them keyword-only.
-#[allow(clippy::too_many_arguments)]
+#[allow(clippy::too_many_arguments, clippy::fn_params_excessive_bools)]
 pub(crate) fn classify_code(
     dialect: &str,
-    code: i32,
+    code: Option<Code>,
     phase: &str,
     in_transaction: Option<bool>,
-    journal: Option<&str>,
+    was_in_transaction: Option<bool>,
     has_read: bool,
     is_read: bool,
-    was_in_transaction: Option<bool>,
+    is_ddl: bool,
+    is_user_lock: bool,
+    is_read_only: bool,
+    is_lost: bool,
+    journal: Option<&str>,
+    rolls_back_on_timeout: bool,
+    sqlstate: Option<&str>,
+    message: Option<&str>,
     overrides: Vec<Override>,
 ) -> PyResult<Verdict> {
+    let dialect = named!(Dialect, "dialect", dialect)?;
+    let phase = named!(Phase, "phase", phase)?;
+    let code = code.map_or(Ok(0), |code| code.number(dialect))?;
     let conditions = Conditions {
         journal: journal.map(|name| named!(Journal, "journal", name)).transpose()?,
         has_read,
         is_read,
         was_in_transaction,
+        is_ddl,
+        is_user_lock,
+        is_read_only,
+        rolls_back_on_timeout,
+        is_lost,
+        sqlstate: sqlstate.map(|text| packed("sqlstate", text)).transpose()?,
     };
-    let dialect = named!(Dialect, "dialect", dialect)?;
-    let phase = named!(Phase, "phase", phase)?;
     let overrides = Overrides::new(overrides.into_iter().map(|rule| rule.inner).collect())
         .map_err(to_py_err)?;
-    let inner = overrides.classify(dialect, code, phase, conditions, in_transaction);
-    Ok(Verdict { inner })
+    let judged = message.map_or(code, |text| classify::recognize(dialect, code, text));
+    let mut inner = overrides.classify(dialect, judged, phase, conditions, in_transaction);
+    inner.code = code;
+    let constraint = inner.constraint.map(|kind| Constraint {
+        inner: message.map_or(classify::Constraint::new(kind), |text| {
+            classify::Constraint::read(dialect, kind, text)
+        }),
+    });
+    let sqlstate = match dialect {
+        Dialect::Postgresql if code != 0 => classify::sqlstate_text(code),
+        _ => sqlstate.map(ToOwned::to_owned),
+    };
+    Ok(Verdict { inner, sqlstate, constraint })
+}
+
+/// Every rule, in the order in which they are tried; a dialect's in one piece.
+///
+/// Each is a dict with `dialect`, `id`, `codes` (PostgreSQL: SQLSTATE), `phases`, `when`,
+/// `sqlstate`, `class_`, `fate`, `fate_if_open`, `scope`, `retry`, `constraint` and `why`. Code 0 is
+/// a connection that was lost without a code.
+#[pyfunction]
+#[pyo3(signature = () -> "list[dict[str, object]]")]
+pub(crate) fn rules(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
+    let list = PyList::empty(py);
+    for &dialect in Dialect::ALL {
+        for rule in classify::rules(dialect) {
+            let row = PyDict::new(py);
+            row.set_item("dialect", dialect.name())?;
+            row.set_item("id", rule.id)?;
+            match dialect {
+                Dialect::Postgresql => {
+                    let texts: Vec<_> =
+                        rule.codes.iter().map(|&code| classify::sqlstate_text(code)).collect();
+                    row.set_item("codes", texts)?;
+                }
+                _ => row.set_item("codes", rule.codes)?,
+            }
+            let phases: Vec<_> = rule.phases.iter().map(|phase| phase.name()).collect();
+            row.set_item("phases", phases)?;
+            row.set_item("when", rule.when.name())?;
+            row.set_item("sqlstate", rule.sqlstate.and_then(classify::sqlstate_text))?;
+            row.set_item("class_", rule.class.name())?;
+            row.set_item("fate", rule.fate.name())?;
+            row.set_item("fate_if_open", rule.fate_if_open.name())?;
+            row.set_item("scope", rule.scope.name())?;
+            row.set_item("retry", rule.retry.name())?;
+            row.set_item("constraint", rule.constraint.map(ConstraintKind::name))?;
+            row.set_item("why", rule.why)?;
+            list.append(row)?;
+        }
+    }
+    Ok(list)
 }
 
 /// Packs a SQLSTATE into the number that `classify` takes; `None` if the text is none.
@@ -275,36 +152,4 @@ pub(crate) fn sqlstate(text: &str) -> Option<i32> {
 #[pyfunction]
 pub(crate) fn fingerprint(sql: &str) -> u64 {
     event::fingerprint(sql)
-}
-
-/// Every numbered enum: its name, and its values' names and numbers.
-#[pyfunction]
-#[pyo3(signature = () -> "dict[str, dict[str, int]]")]
-pub(crate) fn enums(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
-    let tables = PyDict::new(py);
-    macro_rules! table {
-        ($($kind:ident)+) => {$(
-            let values = PyDict::new(py);
-            for value in $kind::ALL {
-                values.set_item(value.name(), value.code())?;
-            }
-            tables.set_item(stringify!($kind), values)?;
-        )+};
-    }
-    table!(
-        Dialect Phase Fate Scope ErrorClass RetryKind ConstraintKind Journal Jitter EventKind
-        StopReason ErrorState ErrorKind
-    );
-    Ok(tables)
-}
-
-/// The state of every kind of error: `"transient"`, `"permanent"` or `"exhausted"`.
-#[pyfunction]
-#[pyo3(signature = () -> "dict[str, str]")]
-pub(crate) fn error_states(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
-    let states = PyDict::new(py);
-    for kind in ErrorKind::ALL {
-        states.set_item(kind.name(), kind.state().name())?;
-    }
-    Ok(states)
 }

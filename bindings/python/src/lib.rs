@@ -15,6 +15,8 @@ mod testing;
 mod transaction;
 mod turn;
 mod values;
+mod verdict;
+mod words;
 mod writer;
 
 /// Imported as `turnwise._native`.
@@ -23,9 +25,7 @@ mod _native {
     #[pymodule_export]
     const VERSION: &str = env!("CARGO_PKG_VERSION");
     #[pymodule_export]
-    use crate::classify::{
-        Override, Verdict, classify_code, enums, error_states, fingerprint, sqlstate,
-    };
+    use crate::classify::{classify_code, fingerprint, rules, sqlstate};
     #[pymodule_export]
     use crate::delivery::Pickups;
     #[pymodule_export]
@@ -42,6 +42,10 @@ mod _native {
     use crate::transaction::NativeTransaction;
     #[pymodule_export]
     use crate::turn::{NativePending, NativeTurn, NativeTurnLock};
+    #[pymodule_export]
+    use crate::verdict::{Constraint, Override, Verdict};
+    #[pymodule_export]
+    use crate::words::{enums, error_states};
     #[pymodule_export]
     use crate::writer::{NativePlace, NativeWriter};
 }

@@ -9,9 +9,9 @@ use turnwise::retry::{self, Decision, RetrySettings, RetryState, duration_from_s
 use turnwise::rng::Rng;
 use turnwise::{Error, ErrorKind};
 
-use crate::classify::Verdict;
 use crate::error::to_py_err;
 use crate::lock::lock;
+use crate::verdict::Verdict;
 
 /// Immutable retry settings. Durations are in seconds.
 ///

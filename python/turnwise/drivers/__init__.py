@@ -84,5 +84,5 @@ def _read_of_system(error: OSError) -> Reading | None:
     if dialect == "sqlite":
         return None
     if connecting:
-        return Reading(dialect, postgresql.UNREACHABLE, message=str(error), phase="connect")
-    return Reading(dialect, message=str(error), is_lost=True)
+        return Reading(dialect, postgresql.UNREACHABLE, phase="connect")
+    return Reading(dialect, is_lost=True)

@@ -2,43 +2,40 @@
 
 from __future__ import annotations
 
-from turnwise.drivers import messages
-from turnwise.drivers.reading import Reading
+from turnwise.drivers.reading import Reading, says, sqlstate_in
 
-MARIADB_ALONE = {1020, 1927, 1969}
-"""A changed row under snapshot isolation, a killed connection, `max_statement_time`: MySQL has the
-first for MyISAM alone and not the others."""
+_OF_MARIADB = {1020, 1927, 1969}
+"""A row that changed under snapshot isolation, a killed connection, `max_statement_time`: of MySQL,
+only tables other than InnoDB's know the first."""
 
-CHECK_OF_MARIADB = 4025
-"""A check constraint in MariaDB; in MySQL, another error with another SQLSTATE than 23000."""
+# The last resort, where a client gives no number.
+_LOST = (
+    "(0, '')",
+    "already closed",
+    "connection not available",
+    "gone away",
+    "invalid connection",
+    "lost connection",
+    "network operation failed",
+    "not connected",
+    "read of closed file",
+)
 
 
 def read(error: BaseException, *, module: str) -> Reading:
     """The error number: `errno` where there is one (mysql-connector, mariadb), else `args[0]`."""
-    message = str(error)
-    code = getattr(error, "errno", None)
-    if not isinstance(code, int):
-        code = error.args[0] if error.args else None
-    # 0 and -1 stand for no number.
-    number = code if isinstance(code, int) and code > 0 else None
-    sqlstate = getattr(error, "sqlstate", None)
-    sqlstate = sqlstate if isinstance(sqlstate, str) and sqlstate else None
-    mariadb = (
-        module == "mariadb"
-        or "MariaDB" in message
-        or number in MARIADB_ALONE
-        or (number == CHECK_OF_MARIADB and sqlstate in {None, "23000"})
-    )
+    args = error.args
+    number = getattr(error, "errno", None)
+    if not isinstance(number, int):
+        number = args[0] if args and isinstance(args[0], int) else 0
+    text = getattr(error, "msg", None) or (args[1] if len(args) > 1 else None) or str(error)
+    message = text if isinstance(text, str) else str(error)
+    mariadb = module == "mariadb" or "MariaDB" in message or number in _OF_MARIADB
     return Reading(
         "mariadb" if mariadb else "mysql",
-        number,
-        sqlstate,
-        _text(error) or message,
-        is_lost=number is None and messages.has_one_of(message, messages.MYSQL_LOST),
+        # 0 and -1 stand for none.
+        number if number > 0 else None,
+        sqlstate_in(getattr(error, "sqlstate", None)),
+        message,
+        is_lost=number <= 0 and says(str(error), _LOST),
     )
-
-
-def _text(error: BaseException) -> str | None:
-    """The server's text alone, which holds the constraint's name."""
-    text = getattr(error, "msg", None) or (error.args[1] if len(error.args) > 1 else None)
-    return text if isinstance(text, str) else None

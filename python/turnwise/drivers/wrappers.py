@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from types import FrameType
 
 _PHASES = {
@@ -46,6 +46,8 @@ class Wrapping(NamedTuple):
     phase: str | None = None
     dialect: str | None = None
     is_lost: bool = False
+    is_autocommit: bool = False
+    """Every statement was its own transaction."""
 
 
 def read(error: BaseException) -> Wrapping | None:
@@ -59,11 +61,15 @@ def read(error: BaseException) -> Wrapping | None:
         return None
     if "DBAPIError" not in names:
         return Wrapping(names)
+    connection, dialect = _connection(error)
+    name = getattr(dialect, "name", None)
     return Wrapping(
         names,
         _phase(error),
-        _dialect(error),
+        # The two share drivers; the dialect has asked the server.
+        "mariadb" if getattr(dialect, "is_mariadb", False) else name,
         is_lost=bool(getattr(error, "connection_invalidated", False)),
+        is_autocommit=_is_autocommit(connection, dialect),
     )
 
 
@@ -96,17 +102,23 @@ def _phase(error: BaseException) -> str | None:
     return found
 
 
-def _dialect(error: BaseException) -> str | None:
-    """MySQL or MariaDB, which share drivers, as the dialect in the traceback has found out."""
+def _connection(error: BaseException) -> tuple[object, object]:
+    """SQLAlchemy's connection and dialect; the exception names neither, its traceback does."""
     for frame in _frames(error):
-        if _module(frame) != "sqlalchemy.engine.base":
-            continue
-        known = frame.f_locals
-        dialect = known.get("dialect") or getattr(known.get("self"), "dialect", None)
-        name = getattr(dialect, "name", None)
-        if name in {"mysql", "mariadb"}:
-            return "mariadb" if getattr(dialect, "is_mariadb", False) else "mysql"
-    return None
+        if _module(frame) == "sqlalchemy.engine.base":
+            known = frame.f_locals
+            connection = known.get("self")
+            dialect = known.get("dialect") or getattr(connection, "dialect", None)
+            if dialect is not None:
+                return connection, dialect
+    return None, None
+
+
+def _is_autocommit(connection: object, dialect: object) -> bool:
+    """Set for the connection or its engine, else when the engine was made."""
+    options: Mapping[str, object] = getattr(connection, "get_execution_options", dict)()
+    level = options.get("isolation_level") or getattr(dialect, "_on_connect_isolation_level", None)
+    return level == "AUTOCOMMIT"
 
 
 def _frames(error: BaseException) -> Iterator[FrameType]:

@@ -1,9 +1,8 @@
 //! Rules of the application that win over the tables.
 
-use super::rule::Outcome;
 use super::{
     Conditions, ConstraintKind, Dialect, ErrorClass, Fate, Phase, RetryKind, Scope, Verdict,
-    classify,
+    classify, group,
 };
 use crate::error::{Error, ErrorKind, Result};
 
@@ -12,8 +11,8 @@ use crate::error::{Error, ErrorKind, Result};
 pub struct Override {
     /// Whose code it is.
     pub dialect: Dialect,
-    /// The code. In SQLite a primary code (below 256) is also for its extended codes, where no
-    /// override for these exists.
+    /// The code. That of a group is also for the codes of the group, where no override for these
+    /// exists: in SQLite a primary code (below 256), in PostgreSQL a class (ending with 000).
     pub code: i32,
     /// The phase; `None` for all.
     pub phase: Option<Phase>,
@@ -47,6 +46,8 @@ impl Overrides {
             let settled = rule.scope != Scope::Resolve && rule.scope != Scope::Never;
             let wrong = if in_doubt && (settled || rule.retry != RetryKind::None) {
                 "a commit in doubt needs scope resolve or never and retry none"
+            } else if rule.scope == Scope::Commit && rule.dialect != Dialect::Sqlite {
+                "only SQLite lets a COMMIT that failed be sent again"
             } else if rule.scope == Scope::Never && rule.retry != RetryKind::None {
                 "scope never needs retry none"
             } else {
@@ -77,21 +78,18 @@ impl Overrides {
         let Some(rule) = self.find(dialect, code, phase) else {
             return classify(dialect, code, phase, conditions, in_transaction);
         };
-        let outcome = Outcome { fate: rule.fate, scope: rule.scope, retry: rule.retry }.observed(
-            rule.fate,
-            phase,
-            conditions,
-            in_transaction,
-        );
         Verdict {
             rule: "override",
+            dialect: Some(dialect),
             code,
             class: rule.class,
-            fate: outcome.fate,
-            scope: outcome.scope,
-            retry: outcome.retry,
+            fate: rule.fate,
+            scope: rule.scope,
+            retry: rule.retry,
             constraint: rule.constraint,
+            why: "override: the application says so",
         }
+        .observed(rule.fate, phase, conditions, in_transaction)
     }
 
     fn find(&self, dialect: Dialect, code: i32, phase: Phase) -> Option<&Override> {
@@ -102,6 +100,6 @@ impl Overrides {
                     && rule.phase.is_none_or(|wanted| wanted == phase)
             })
         };
-        find(code).or_else(|| if dialect == Dialect::Sqlite { find(code & 0xff) } else { None })
+        find(code).or_else(|| group(dialect, code).and_then(find))
     }
 }

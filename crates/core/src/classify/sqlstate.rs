@@ -1,0 +1,20 @@
+//! SQLSTATE as a number.
+
+/// Packs a SQLSTATE of five digits and capital letters into a number, as PostgreSQL does itself
+/// (`MAKE_SQLSTATE`: six bits a character, the first lowest). `None` for any other text.
+pub fn sqlstate(text: &str) -> Option<i32> {
+    if text.len() != 5 {
+        return None;
+    }
+    text.bytes().rev().try_fold(0, |packed, byte| match byte {
+        b'0'..=b'9' | b'A'..=b'Z' => Some(packed << 6 | i32::from(byte - b'0')),
+        _ => None,
+    })
+}
+
+/// The text of a packed SQLSTATE; `None` for a number that is none.
+pub fn sqlstate_text(packed: i32) -> Option<String> {
+    let text: String =
+        (0..5).map(|i| char::from((packed >> (6 * i) & 0x3f) as u8 + b'0')).collect();
+    (sqlstate(&text) == Some(packed)).then_some(text)
+}
