@@ -36,6 +36,15 @@ class Began(NamedTuple):
     site: str
 
 
+class Survey(NamedTuple):
+    """What became of the transactions that a failed unit of work had to do with."""
+
+    foreign: str | None
+    """What it has found open, in words; ``None``: all that is open it has begun itself."""
+    begun: list[Session]
+    """The sessions that it has begun and not ended."""
+
+
 class _Here(threading.local):
     """The root transactions that this thread has begun and that are still referred to."""
 
@@ -97,14 +106,12 @@ def committed_at() -> int:
     return _committed.get()
 
 
-def survey(
-    error: BaseException, mark: int, arguments: Iterable[object]
-) -> tuple[str | None, list[Session]]:
-    """What a failed unit that began at ``mark`` has found open, in words, and what it has begun.
+def survey(error: BaseException, mark: int, arguments: Iterable[object]) -> Survey:
+    """Tell what a failed unit that began at ``mark`` has found open from what it has begun.
 
     Looked at are the sessions and connections among ``arguments``, those in which ``error`` was
     raised (its traceback passes through their methods), and those that this thread or task has
-    begun since. ``None``: all that are open are the unit's own, and in the list.
+    begun since.
     """
     watch()
     sessions, connections = _touched(error)
@@ -115,14 +122,14 @@ def survey(
     owned: set[int] = set()
     for session in sessions.values():
         if (why := _not_begun_since(session, mark)) is not None:
-            return why, []
+            return Survey(why, [])
         if (root := _root(session)) is not None:
             begun.append(session)
             owned |= {id(entry[0]) for entry in _entries(root)}
     for connection in connections.values():
         if id(connection) not in owned and not connection.closed and connection.in_transaction():
-            return "it was given, or has left, a connection with an open transaction", []
-    return None, begun
+            return Survey("a connection, given to it or left by it, has an open transaction", [])
+    return Survey(None, begun)
 
 
 def _begun_since(mark: int) -> list[Session]:
@@ -240,11 +247,11 @@ async def aroll_back(sessions: Iterable[Session]) -> None:
     await greenlet_spawn(roll_back, sessions)
 
 
-def await_in_greenlet(seconds: float) -> bool:
+def sleep_in_greenlet(seconds: float) -> bool:
     """Sleep in the event loop from below an ``AsyncSession.run_sync``. ``False``: not there."""
-    from sqlalchemy.util import concurrency
-
-    if not (sys.modules.get("sqlalchemy.ext.asyncio") and concurrency.in_greenlet()):
+    concurrency = sys.modules.get("sqlalchemy.util.concurrency")
+    greenlets = sys.modules.get("greenlet")
+    if concurrency is None or greenlets is None or not concurrency.in_greenlet():
         return False
     import asyncio
 
