@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
-from datetime import datetime
+from datetime import datetime  # noqa: TC003 - SQLAlchemy reads the annotations
 from pathlib import Path
 
 from sqlalchemy import ForeignKey, String, create_engine
@@ -40,6 +40,12 @@ class Account(Base):
     __tablename__ = "account"
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     balance: Mapped[int] = mapped_column(default=0)
+
+
+class Entry(Base):
+    __tablename__ = "entry"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(10))
 
 
 def url_of(database, drivers=SYNC):

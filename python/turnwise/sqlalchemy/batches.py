@@ -247,17 +247,17 @@ class _Work(Generic[T]):
         """Leave the report on what has ended the run."""
         if error is None:
             return
-        # By index, for an interruption may find a batch in two places.
+        # By index, for an interruption may find an item in two places.
         rest = dict(entry for piece in self._waiting for entry in piece)
         if self._total is not None:
             rest.update(self._source)
-        report, current = self.report, self._current or []
+        report, current = self.report, dict(self._current or ())
+        rest.update(current)
         if self._is_committing:
-            report.in_doubt = [item for _, item in current]
-            rest = {index: item for index, item in rest.items() if (index, item) not in current}
-        else:
-            rest.update(current)
-        report.remaining = [rest[index] for index in sorted(rest)]
+            report.in_doubt = list(current.values())
+        settled = {failure.index for failure in report.failures}
+        settled.update(current if self._is_committing else ())
+        report.remaining = [rest[index] for index in sorted(rest) if index not in settled]
         setattr(error, _REPORT, report)
         add_note(
             error,
@@ -325,7 +325,7 @@ class _Work(Generic[T]):
         """Blame the item, or split the batch; raise what no item is to blame for."""
         current = self._current or []
         verdict = classify(error, overrides=self._overrides)
-        if self._is_committing and (verdict.is_in_doubt or verdict.fate not in _NOT_COMMITTED):
+        if self._is_committing and not _is_settled(verdict):
             raise error
         self._is_committing = isinstance(error, errors.CommitOutcomeUnknownError)
         if self._is_committing or is_exhausted(error):
@@ -334,8 +334,8 @@ class _Work(Generic[T]):
             raise error
         if len(current) == 1:
             ((index, item),) = current
-            self._current = None
             self.report.failures.append(BatchFailure(item, index, error, verdict))
+            self._current = None
             return
         self._waiting.extendleft(reversed(_parts(current, self._at)))
         self._current = None
@@ -347,6 +347,15 @@ class _Work(Generic[T]):
             return None
         self._shown = done
         return self._progress(done, self._total)
+
+
+def _is_settled(verdict: Verdict) -> bool:
+    """Whether an error during COMMIT says that there is nothing of it.
+
+    What is no database's error may come of a listener, once the database has committed.
+    """
+    is_foreign = verdict.rule == "default.foreign"
+    return not is_foreign and not verdict.is_in_doubt and verdict.fate in _NOT_COMMITTED
 
 
 def _parts(piece: Piece[T], suspect: int | None) -> list[Piece[T]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import inspect
-from sqlalchemy.orm import InstanceState
+from sqlalchemy.orm import InstanceState, make_transient
 
 from turnwise import errors
 
@@ -39,8 +39,9 @@ def check(entries: Iterable[tuple[int, Any]]) -> None:
 class Restorer:
     """Takes back from new objects what the database gave them in a transaction that failed.
 
-    Otherwise a second attempt would insert the first one's generated keys, which on SQLite may
-    belong to another row by then.
+    A session that is closed keeps its objects as ones that are stored: the next attempt's ``add``
+    would write nothing. And with the first attempt's generated key it would insert a row that on
+    SQLite may be another's by then.
     """
 
     def __init__(self) -> None:
@@ -56,6 +57,7 @@ class Restorer:
         """Have the new objects among the items hold what they held at first."""
         for index, state in _states(entries):
             if index in self._given:
+                make_transient(state.obj())
                 for name in set(state.dict) - self._given[index]:
                     del state.dict[name]
 
