@@ -97,18 +97,19 @@ class _Loop:
         """Whether another failure is to be retried."""
         verdict = self._unit.judge(error)
         if verdict is None:
-            self._attempts.give_up(error, "not_retryable")
+            verdict = classify(error, overrides=self._unit.plan.overrides)
+            self._attempts.give_up(error, verdict, "not_retryable")
             return False
         return self._goes_on(error, verdict)
 
     def _goes_on(self, error: Exception, verdict: Verdict) -> bool:
         if sessions.committed_at() > self._mark:
             add_note(error, "turnwise: not retried: a session has committed in the unit of work")
-            self._attempts.give_up(error, "not_retryable")
+            self._attempts.give_up(error, verdict, "not_retryable")
             return False
         found = survey(error, self._mark, self._args, self._kwargs)
         if found.foreign is not None:
-            self._attempts.give_up(error, "not_retryable")
+            self._attempts.give_up(error, verdict, "not_retryable")
             raise not_owned(error, found.foreign) from error.__cause__
         self._begun = found.begun
         pause = self._attempts.after(error, verdict=verdict)
