@@ -17,6 +17,7 @@ from contention_models import ASYNC, SYNC, Account, Entry, tables, url_of
 from proxy import AFTER, BEFORE
 from turnwise import errors
 from turnwise.sqlalchemy.batches import BatchReport, batch_commit_with_retry
+from turnwise.units import run
 
 SERVERS = ("postgresql", "mariadb")
 QUICK = {"initial_delay": 0.01, "deadline": 20.0}
@@ -194,6 +195,22 @@ def test_a_new_object_does_not_keep_the_key_of_a_failed_attempt(factory):
     assert (report.processed, report.attempts, len(given)) == (1, 2, 2)
     with factory() as session:
         assert session.scalars(select(Entry.name)).all() == ["mine"]
+
+
+def test_an_object_that_run_is_given_is_written_by_the_second_attempt(factory):
+    entry, attempts = Entry(name="mine"), []
+
+    def put(session):
+        session.add(entry)
+        session.flush()
+        attempts.append(session)
+        if len(attempts) == 1:
+            raise stale()
+
+    run(put, session_factory=factory, **QUICK)
+    with factory() as session:
+        assert session.scalars(select(Entry.name)).all() == ["mine"]
+    assert len(attempts) == 2
 
 
 def stale():
