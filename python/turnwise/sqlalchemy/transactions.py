@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Connection, FromClause, delete, false
@@ -57,6 +58,19 @@ async def in_greenlet(function: Callable[..., T], *args: object) -> T:
     return result
 
 
+def close(session: Session) -> None:
+    """Close a session, which neither hides an error nor undoes a COMMIT."""
+    try:
+        session.close()
+    except Exception:  # noqa: BLE001 - its connection is lost, and its transaction with it
+        session.invalidate()
+
+
+async def aclose(session: AsyncSession) -> None:
+    """Do the same in a coroutine, also in one that is cancelled."""
+    await asyncio.shield(asyncio.ensure_future(in_greenlet(close, session.sync_session)))
+
+
 def driver_of(connection: Connection) -> Any:  # noqa: ANN401 - every driver's own
     """The driver's connection; for async drivers the one that acts as sync."""
     return connection.connection.dbapi_connection
@@ -87,7 +101,7 @@ def hold_write_lock(connection: Connection, table: FromClause) -> None:
         UnsupportedUnitError: The connection commits each statement by itself.
         sqlalchemy.exc.OperationalError: The driver's own, as of every write.
     """
-    has_begun = driver_of(connection).in_transaction
+    has_begun = _is_open(connection)
     try:
         connection.execute(delete(table).where(false()))  # type: ignore[arg-type]
     except Exception as error:
@@ -100,11 +114,16 @@ def hold_write_lock(connection: Connection, table: FromClause) -> None:
                 'or begin with the write lock (execution option turnwise_begin="immediate")',
             )
         raise
-    if not driver_of(connection).in_transaction:
+    if not _is_open(connection):
         raise errors.UnsupportedUnitError(
             "the SQLite connection is in AUTOCOMMIT: nothing would stay locked; "
             "use a connection that begins a transaction, such as that of an installed engine"
         )
+
+
+def _is_open(connection: Connection) -> bool:
+    is_open: bool = connection.connection.driver_connection.in_transaction  # type: ignore[union-attr]
+    return is_open
 
 
 def server_of(dialect: Dialect) -> tuple[str, tuple[int, ...]]:
