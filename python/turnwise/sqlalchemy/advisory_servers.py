@@ -59,8 +59,8 @@ def _wait_postgresql(
     connection.execute(select(func.set_config("lock_timeout", bound, is_local)))
     try:
         connection.execute(wait)
-    except BaseException:
-        if not is_local:
+    except DBAPIError:
+        if not is_local and not connection.invalidated:
             connection.execute(select(func.set_config("lock_timeout", was, is_local)))
         raise
     connection.execute(select(func.set_config("lock_timeout", was, is_local)))
