@@ -172,6 +172,7 @@ class _Transaction(Unit):
             is_done = True
             session.commit()
         except BaseException as error:
+            _undo(session)
             ask = self._whom_to_ask(error, is_done=is_done)
             if ask is None:
                 raise
@@ -199,6 +200,7 @@ class _Transaction(Unit):
             is_done = True
             await session.commit()
         except BaseException as error:
+            await _aundo(session)
             ask = self._whom_to_ask(error, is_done=is_done)
             if ask is None:
                 raise
@@ -245,6 +247,27 @@ class _Transaction(Unit):
 
 def _unknown(why: str) -> CommitOutcomeUnknownError:
     return CommitOutcomeUnknownError(f"it is unknown whether COMMIT took effect: {why}")
+
+
+def _undo(session: Any) -> None:  # noqa: ANN401 - a session of any kind
+    """Roll back: a session that is only closed leaves new objects behind as if they were stored.
+
+    Added again in the next attempt, they would not be written.
+    """
+    try:
+        session.rollback()
+    except Exception:  # noqa: BLE001 - closing drops what cannot be rolled back
+        _drop(session)
+
+
+async def _aundo(session: Any) -> None:  # noqa: ANN401 - a session of any kind
+    """Do the same in a coroutine, also in one that is cancelled."""
+    import asyncio
+
+    try:
+        await asyncio.shield(asyncio.ensure_future(session.rollback()))
+    except Exception:  # noqa: BLE001 - closing drops what cannot be rolled back
+        _drop(session)
 
 
 def _drop(session: object) -> None:

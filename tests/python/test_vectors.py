@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from turnwise import _native, errors
+from turnwise.sqlalchemy.advisory_keys import advisory_key
 
 VECTORS = Path(__file__).resolve().parents[1] / "vectors"
 
@@ -185,6 +186,14 @@ def test_budgets(vector: dict[str, Any]) -> None:
 @pytest.mark.parametrize("vector", vectors("fingerprint"))
 def test_fingerprints(vector: dict[str, Any]) -> None:
     assert str(_native.fingerprint(vector["sql"])) == vector["expect"]
+
+
+@pytest.mark.parametrize("vector", vectors("advisory_key"))
+def test_advisory_keys(vector: dict[str, Any]) -> None:
+    parts = [part if isinstance(part, str) else int(part["integer"]) for part in vector["key"]]
+    assert str(advisory_key(tuple(parts), namespace=vector["namespace"])) == vector["expect"]
+    if len(parts) == 1:
+        assert str(advisory_key(parts[0], namespace=vector["namespace"])) == vector["expect"]
 
 
 @pytest.mark.parametrize("vector", vectors("sqlstate"))
