@@ -3,6 +3,9 @@
 ``BatchWriter`` lets many threads, tasks and futures write one SQLite file: the writes of all
 callers share transactions, each caller gets its own result or its own error, and every write lands.
 
+``install`` and the functions beside it do the same for applications on SQLAlchemy with SQLite,
+PostgreSQL, MariaDB or MySQL: units of work that lose a turn are run again, and no loss is silent.
+
 Everything is loaded on first use, so that ``import turnwise`` costs next to nothing.
 """
 
@@ -24,12 +27,22 @@ if TYPE_CHECKING:
         classify_code,
         fingerprint,
     )
+    from turnwise.classification import classify
     from turnwise.errors import TurnwiseError
     from turnwise.events import Subscription, on_event
+    from turnwise.sqlalchemy.advisory import advisory_lock
+    from turnwise.sqlalchemy.batches import BatchReport, batch_commit_with_retry
+    from turnwise.sqlalchemy.claims import claim
+    from turnwise.sqlalchemy.commit import commit_with_retry
+    from turnwise.sqlalchemy.installing import install, is_installed, uninstall
+    from turnwise.sqlalchemy.skip_locked import get_for_update_skip_locked
     from turnwise.turn import TurnLock, TurnStats
+    from turnwise.units import retry, retry_on_deadlock, run
+    from turnwise.values import normalize_for_db
     from turnwise.writer import BatchWriter, Histogram, Transaction, WriterSettings, WriterStats
 
 __all__ = [
+    "BatchReport",
     "BatchWriter",
     "Budget",
     "Constraint",
@@ -49,13 +62,27 @@ __all__ = [
     "WriterSettings",
     "WriterStats",
     "__version__",
+    "advisory_lock",
+    "batch_commit_with_retry",
+    "claim",
+    "classify",
     "classify_code",
+    "commit_with_retry",
     "fingerprint",
+    "get_for_update_skip_locked",
+    "install",
+    "is_installed",
+    "normalize_for_db",
     "on_event",
+    "retry",
+    "retry_on_deadlock",
+    "run",
+    "uninstall",
 ]
 
 # Where each public name lives, and its name there.
 _HOMES = {
+    "BatchReport": ("turnwise.sqlalchemy.batches", "BatchReport"),
     "BatchWriter": ("turnwise.writer", "BatchWriter"),
     "Budget": ("turnwise._native", "Budget"),
     "Constraint": ("turnwise._native", "Constraint"),
@@ -75,12 +102,35 @@ _HOMES = {
     "WriterSettings": ("turnwise.writer", "WriterSettings"),
     "WriterStats": ("turnwise.writer", "WriterStats"),
     "__version__": ("turnwise._native", "VERSION"),
+    "advisory_lock": ("turnwise.sqlalchemy.advisory", "advisory_lock"),
+    "batch_commit_with_retry": ("turnwise.sqlalchemy.batches", "batch_commit_with_retry"),
+    "claim": ("turnwise.sqlalchemy.claims", "claim"),
+    "classify": ("turnwise.classification", "classify"),
     "classify_code": ("turnwise._native", "classify_code"),
+    "commit_with_retry": ("turnwise.sqlalchemy.commit", "commit_with_retry"),
     "fingerprint": ("turnwise._native", "fingerprint"),
+    "get_for_update_skip_locked": ("turnwise.sqlalchemy.skip_locked", "get_for_update_skip_locked"),
+    "install": ("turnwise.sqlalchemy.installing", "install"),
+    "is_installed": ("turnwise.sqlalchemy.installing", "is_installed"),
+    "normalize_for_db": ("turnwise.values", "normalize_for_db"),
     "on_event": ("turnwise.events", "on_event"),
+    "retry": ("turnwise.units", "retry"),
+    "retry_on_deadlock": ("turnwise.units", "retry_on_deadlock"),
+    "run": ("turnwise.units", "run"),
+    "uninstall": ("turnwise.sqlalchemy.installing", "uninstall"),
 }
 
-_MODULES = ("errors", "events", "sqlite3", "testing", "turn", "writer")
+_MODULES = (
+    "errors",
+    "events",
+    "fastapi",
+    "flask",
+    "sqlalchemy",
+    "sqlite3",
+    "testing",
+    "turn",
+    "writer",
+)
 
 
 def __getattr__(name: str) -> object:

@@ -231,7 +231,10 @@ class File(Place):
                 other.execute("BEGIN")
                 other.execute("SELECT count(*) FROM item").fetchall()
 
-            with before_commit(engine, begin), until_it_fails(engine, lambda: other.execute("COMMIT")):
+            with (
+                before_commit(engine, begin),
+                until_it_fails(engine, lambda: other.execute("COMMIT")),
+            ):
                 yield
 
 

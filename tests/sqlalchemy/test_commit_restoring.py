@@ -348,7 +348,9 @@ def test_a_key_that_was_generated_in_vain_may_be_another_s(place, engine) -> Non
 
         def take(context) -> None:
             if len(keys) == 1:
-                place.ask(f"INSERT INTO author (id, name, n, version, x, y) VALUES ({keys[0]}, 'other', 0, 1, 0, 0)")
+                place.ask(
+                    f"INSERT INTO author (id, name, n, version, x, y) VALUES ({keys[0]}, 'other', 0, 1, 0, 0)"
+                )
 
         event.listen(engine, "handle_error", take)
         with place.fails_at_commit(engine):
@@ -367,7 +369,9 @@ def test_a_version_that_another_has_raised_meanwhile_is_not_written_over(place, 
         found["ann"].n = 99
 
         def overtake(context) -> None:
-            place.ask("UPDATE author SET n = 1, version = version + 1 WHERE name = 'ann' AND n <> 1")
+            place.ask(
+                "UPDATE author SET n = 1, version = version + 1 WHERE name = 'ann' AND n <> 1"
+            )
 
         event.listen(engine, "handle_error", overtake)
         with place.fails_at_commit(engine), pytest.raises(StaleDataError):

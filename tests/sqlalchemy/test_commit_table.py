@@ -34,7 +34,11 @@ NOT_POSSIBLE = {
         ("sqlite", "fails at flush", kind): "SQLite's lock is had since the first write"
         for kind in ("bulk DML", "raw SQL", "earlier flush")
     },
-    **{("sqlite", failure, kind): "SQLite has no connection to lose" for kind in WORKS for failure in CUTS},
+    **{
+        ("sqlite", failure, kind): "SQLite has no connection to lose"
+        for kind in WORKS
+        for failure in CUTS
+    },
 }
 DIALECTS = ("sqlite", "postgresql", "mariadb")
 FAILURES = ("fails at flush", "fails at COMMIT", *CUTS)

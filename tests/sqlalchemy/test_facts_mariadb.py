@@ -177,7 +177,9 @@ def violated(column, value):
 
 
 def still_referred_to(stage):
-    stage.two("CREATE TABLE c (v INT, FOREIGN KEY (v) REFERENCES t (id))", "INSERT INTO c VALUES (1)")
+    stage.two(
+        "CREATE TABLE c (v INT, FOREIGN KEY (v) REFERENCES t (id))", "INSERT INTO c VALUES (1)"
+    )
     return stage.fails("DELETE FROM t WHERE id = 1")
 
 
@@ -191,7 +193,15 @@ SCENES = [
     Scene("row lock", lock_timeout, 1205, *WAIT),
     Scene("NOWAIT", nowait, 1205, *WAIT),
     Scene("WAIT 1", wait_one_second, 1205, *WAIT),
-    Scene("metadata lock", ddl_timeout, 1205, "implicitly_committed", "never", "none", conditions={"is_ddl": True}),
+    Scene(
+        "metadata lock",
+        ddl_timeout,
+        1205,
+        "implicitly_committed",
+        "never",
+        "none",
+        conditions={"is_ddl": True},
+    ),
     Scene("COMMIT", commit_timeout, 1205, *REDO, phase="commit"),
     Scene("deadlock", deadlocked, 1213, *REDO),
     Scene("deadlock by DDL", deadlocked_by_ddl, 1213, *REDO),
@@ -202,14 +212,29 @@ SCENES = [
     Scene("snapshot, second try", changed_after_a_timeout, 1020, *REDO),
     Scene("KILL QUERY", killed, 1317, *CANCELLED),
     Scene("max_statement_time", statement_timeout, 1969, *CANCELLED),
-    Scene("read_only", server_read_only_at_a_statement, 1290, "intact", "connection", "unavailable"),
-    Scene("read_only, COMMIT", server_read_only_at_commit, 1290, "rolled_back", "connection", "unavailable", "commit"),
+    Scene(
+        "read_only", server_read_only_at_a_statement, 1290, "intact", "connection", "unavailable"
+    ),
+    Scene(
+        "read_only, COMMIT",
+        server_read_only_at_commit,
+        1290,
+        "rolled_back",
+        "connection",
+        "unavailable",
+        "commit",
+    ),
     Scene("savepoint gone", savepoint_vanished, 1305, *REDO, phase="savepoint"),
     Scene("KILL, executing", connection_killed, 2013, *LOST),
     Scene("KILL, idle", connection_killed_idle, 2013, *LOST),
     Scene("wait_timeout", idle_too_long, 2006, *LOST),
     Scene("unique", violated("v INT", "VALUES (7, 2)"), 1062, *NEVER),
-    Scene("foreign key", violated("v INT, FOREIGN KEY (v) REFERENCES t (id)", "VALUES (1, 9)"), 1452, *NEVER),
+    Scene(
+        "foreign key",
+        violated("v INT, FOREIGN KEY (v) REFERENCES t (id)", "VALUES (1, 9)"),
+        1452,
+        *NEVER,
+    ),
     Scene("still referred to", still_referred_to, 1451, *NEVER),
     Scene("NULL", violated("v INT NOT NULL", "VALUES (1, NULL)"), 1048, *NEVER),
     Scene("no default", violated("v INT NOT NULL", "(id) VALUES (1)"), 1364, *NEVER),

@@ -128,7 +128,9 @@ def insert_race_after_reads(stage):
 
 
 def exclusion_race(stage):
-    stage.admin("CREATE TABLE x (r INT4RANGE, EXCLUDE USING gist (r WITH &&))", "GRANT ALL ON x TO app")
+    stage.admin(
+        "CREATE TABLE x (r INT4RANGE, EXCLUDE USING gist (r WITH &&))", "GRANT ALL ON x TO app"
+    )
     stage.two("BEGIN", "INSERT INTO x VALUES ('[1,5]')")
     return raced(stage, "INSERT INTO x VALUES ('[3,9]')")
 
@@ -202,7 +204,16 @@ SCENES = [
     Scene("changed meanwhile", changed_meanwhile, "40001", *REDO, begin=REPEATABLE_READ),
     Scene("inserted meanwhile", inserted_meanwhile, "40001", *REDO, begin=REPEATABLE_READ),
     Scene("skewed at a write", skewed_at_a_write, "40001", *REDO, begin=SERIALIZABLE),
-    Scene("skewed", skewed_at_commit, "40001", "rolled_back", "transaction", "redo", "commit", SERIALIZABLE),
+    Scene(
+        "skewed",
+        skewed_at_commit,
+        "40001",
+        "rolled_back",
+        "transaction",
+        "redo",
+        "commit",
+        SERIALIZABLE,
+    ),
     Scene("insert race, both read", insert_race_after_reads, "40001", *REDO, begin=SERIALIZABLE),
     Scene("deadlocked", deadlocked, "40P01", *REDO),
     Scene("lock_timeout", lock_timeout, "55P03", "aborted", "savepoint", "wait"),
@@ -217,8 +228,12 @@ SCENES = [
     Scene("not null", violated("v INT NOT NULL", "NULL"), "23502", *NEVER),
     Scene("foreign key", violated("v INT REFERENCES t", "9"), "23503", *NEVER),
     Scene("check", violated("v INT CHECK (v > 0)", "0"), "23514", *NEVER),
-    Scene("exclusion", violated("v INT, EXCLUDE USING btree (v WITH =)", "1), (2, 1"), "23P01", *NEVER),
-    Scene("deferred foreign key", violated_at_commit("v INT REFERENCES t", "9"), "23503", *ROLLED_BACK),
+    Scene(
+        "exclusion", violated("v INT, EXCLUDE USING btree (v WITH =)", "1), (2, 1"), "23P01", *NEVER
+    ),
+    Scene(
+        "deferred foreign key", violated_at_commit("v INT REFERENCES t", "9"), "23503", *ROLLED_BACK
+    ),
     Scene("deferred unique", violated_at_commit("v INT UNIQUE", "1"), "23505", *ROLLED_BACK),
     Scene("terminated", terminated, "57P01", *LOST),
     Scene("terminated, executing", terminated_while_executing, "57P01", *LOST),
@@ -317,7 +332,9 @@ def test_a_commit_that_was_terminated_while_it_waited_for_a_standby_is_committed
     error = commit.error()
     assert until(lambda: stage.is_gone(stage.one))
     assert stage.marks() == {1}
-    verdict = turnwise.classify_code("postgresql", code_of(error), phase="commit", message=str(error), is_lost=True)
+    verdict = turnwise.classify_code(
+        "postgresql", code_of(error), phase="commit", message=str(error), is_lost=True
+    )
     assert said(verdict) == ("unknown", "resolve", "none")
 
 

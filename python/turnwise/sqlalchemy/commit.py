@@ -43,7 +43,7 @@ _SHOWN = 20
 
 @overload
 def commit_with_retry(
-    session: Session | scoped_session[Session],
+    session: Session | scoped_session[Any],
     *,
     verify: Callable[[], bool] | None = None,
     **settings: Unpack[Settings],
@@ -52,7 +52,7 @@ def commit_with_retry(
 
 @overload
 def commit_with_retry(
-    session: AsyncSession | async_scoped_session[AsyncSession],
+    session: AsyncSession | async_scoped_session[Any],
     *,
     verify: Verify | None = None,
     **settings: Unpack[Settings],

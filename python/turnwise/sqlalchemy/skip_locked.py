@@ -33,7 +33,7 @@ _SINCE = {"PostgreSQL": (9, 5), "MySQL": (8, 0, 1), "MariaDB": (10, 6)}
 def get_for_update_skip_locked(
     model: type[T],
     *conditions: ColumnElement[bool],
-    session: Session | scoped_session[Session],
+    session: Session | scoped_session[Any],
     limit: int | None = None,
     order_by: object = None,
     of: object = None,
@@ -42,7 +42,7 @@ def get_for_update_skip_locked(
 def get_for_update_skip_locked(
     model: type[T],
     *conditions: ColumnElement[bool],
-    session: AsyncSession | async_scoped_session[AsyncSession],
+    session: AsyncSession | async_scoped_session[Any],
     limit: int | None = None,
     order_by: object = None,
     of: object = None,
