@@ -192,6 +192,35 @@ def test_a_transaction_of_the_caller_is_never_rolled_back_nor_retried(
     shared.remove()
 
 
+@pytest.mark.parametrize("how", ["argument", "attribute", "registry", "keyword"])
+def test_a_transaction_of_the_caller_among_the_arguments_counts_wherever_it_failed(engine, how):
+    """What the unit has already written in it would be written twice."""
+    calls = []
+    shared = scoped_session(sessionmaker(engine))
+    pay(shared)
+
+    class Bank:
+        session = None
+
+    bank = Bank()
+    bank.session = shared
+
+    def unit(*given, session=None):
+        calls.append(1)
+        error = sqlite3.OperationalError("database is locked")
+        error.sqlite_errorcode = 517
+        raise error
+
+    given = {"argument": [shared()], "attribute": [bank], "registry": [shared], "keyword": []}
+    named = {"session": shared()} if how == "keyword" else {}
+    with pytest.raises(TransactionNotOwnedError):
+        retry_on_deadlock(**QUICK)(unit)(*given[how], **named)
+    assert len(calls) == 1
+    shared.commit()
+    assert balances(engine) == [90, 90]
+    shared.remove()
+
+
 def fail_in(session):
     """Have a statement of the session raise what the driver would."""
 
