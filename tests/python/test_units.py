@@ -579,6 +579,20 @@ def test_mutable_arguments_are_the_same_objects_unless_copies_are_wanted():
     assert (basket, seen) == (before, {})
 
 
+def test_an_argument_that_cannot_be_looked_at_does_not_hide_the_error():
+    class Proxy:
+        @property
+        def __class__(self):
+            raise RuntimeError("working outside of request context")
+
+        @property
+        def __dict__(self):
+            raise RuntimeError("working outside of request context")
+
+    failing = Failing(1)
+    assert retry_on_deadlock(**QUICK)(lambda proxy: failing())(Proxy()) == "done"
+
+
 def test_concurrent_calls_of_one_unit_do_not_know_of_each_other():
     @retry_on_deadlock(max_attempts=3, **QUICK)
     def unit(calls, failures):

@@ -941,6 +941,46 @@ def test_a_cancelled_unit_is_not_run_again(engine, async_engine, neighbour):
     assert balances(engine) == [100, 100]
 
 
+def test_a_session_that_another_thread_has_begun_meanwhile_is_not_the_units(engine, neighbour):
+    calls = []
+    with Session(engine) as session:
+
+        @retry_on_deadlock(**QUICK)
+        def unit():
+            calls.append(1)
+            thread = threading.Thread(target=lambda: session.add(Account(id=9, balance=1)))
+            thread.start()
+            thread.join()
+            neighbour.lock()
+            session.flush()
+
+        with pytest.raises(TransactionNotOwnedError) as caught:
+            unit()
+        neighbour.unlock()
+    assert len(calls) == 1
+    assert "another thread or task" in caught.value.__notes__[0]
+
+
+def test_a_session_that_cannot_roll_back_loses_its_connection(engine, neighbour):
+    calls, made = [], []
+    neighbour.lock()
+
+    class Broken(Session):
+        def rollback(self):
+            raise OperationalError("ROLLBACK", {}, sqlite3.OperationalError("gone"))
+
+    @retry_on_deadlock(**QUICK)
+    def unit():
+        unlock_after(neighbour, calls)
+        made.append(Broken(engine, autoflush=False))
+        pay(made[-1])
+        made[-1].commit()
+
+    unit()
+    assert not any(session.in_transaction() for session in made)
+    assert balances(engine) == [90, 90]
+
+
 @pytest.mark.parametrize("begun", [False, True])
 def test_flask_sqlalchemy(tmp_path, begun):
     """`db.session` is a global: a view owns its transaction unless something before it used it."""
@@ -1014,14 +1054,17 @@ def fail(session):
     error.sqlite_errorcode = 517
     raise sa.exc.OperationalError("UPDATE", {}, error)
 
+class Box:
+    session = None
+
 @retry_on_deadlock(initial_delay=0.001)
-def unit(make):
+def unit(box):
     calls.append(1)
-    session = make()
-    session.begin() if not session.in_transaction() else None
+    box.session = make()
+    box.session.begin()
     if len(calls) < 3:
-        fail(session)
-    return session.in_transaction()
+        fail(box.session)
+    return True
 
 kept = []
 def make():
@@ -1029,8 +1072,8 @@ def make():
     kept.append(Session())
     return kept[-1]
 
-assert unit(make)
-assert len(calls) == 3, calls
+assert unit(Box())
+assert [session.in_transaction() for session in kept] == [False, False, True]
 calls.clear()
 mine = make()
 mine.begin()
@@ -1047,9 +1090,34 @@ except Exception as error:
 """
 
 
-def test_sqlalchemy_may_be_loaded_after_the_decorator_was_used():
+LATE_CALLER = """
+import sqlite3
+from turnwise.units import retry_on_deadlock
+calls = []
+
+@retry_on_deadlock(initial_delay=0.001)
+def unit(session):
+    calls.append(1)
+    error = sqlite3.OperationalError("database is locked")
+    error.sqlite_errorcode = 517
+    raise error
+
+from sqlalchemy.orm import Session
+session = Session()
+session.begin()
+try:
+    unit(session)
+except Exception as error:
+    print(type(error).__name__, len(calls), session.in_transaction())
+"""
+
+
+@pytest.mark.parametrize("script", ["LATE", "LATE_CALLER"])
+def test_sqlalchemy_may_be_loaded_after_the_decorator_was_used(script):
     import subprocess
     import sys
 
-    done = subprocess.run([sys.executable, "-c", LATE], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", globals()[script]], capture_output=True, text=True, check=False
+    )
     assert (done.stdout, done.returncode) == ("TransactionNotOwnedError 1 True\n", 0), done.stderr
