@@ -1032,13 +1032,13 @@ def test_nothing_is_kept_of_sessions_that_have_ended(engine):
     retry_on_deadlock(lambda: None)
     gc.collect()
     before = len(sessions._here.transactions)
-    for _ in range(50):
+    for _ in range(8):
         with Session(engine) as session:
             session.get(Account, 1)
         session = Session(engine)
         session.get(Account, 1)
         del session
-    gc.collect()
+        gc.collect()
     assert len(sessions._here.transactions) == before
 
 
