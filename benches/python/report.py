@@ -46,7 +46,8 @@ def as_text(results: Results, why: dict[str, str], raw_name: str) -> str:
     parts = results["parts"]
     if "story" in parts:
         lines += _story(parts["story"])
-    for part, title in (("alone", "One thread alone, Python"), ("rust", "Rust")):
+    titles = {"alone": "One thread alone, Python", "rust": "Rust", "installed": "Installed engines"}
+    for part, title in titles.items():
         if part in parts:
             lines += [f"## {title}", "", *_sides(parts[part]["measures"]), ""]
     if "loop" in parts:

@@ -59,7 +59,7 @@ def main() -> int:
     if wanted.results is None:
         wanted.results = ROOT / ("target/benches-quick" if wanted.quick else "benches/results")
     if wanted.rounds is None:
-        wanted.rounds = turns.FULL.rounds if wanted.only in APART else ROUNDS
+        wanted.rounds = turns.FULL.rounds if wanted.only in TURNS else ROUNDS
     if wanted.quick:
         wanted.rounds = 1
     wanted.dir.mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,7 @@ def main() -> int:
     print(page.read_text(encoding="utf-8"))
     print(f"written: {raw}\nwritten: {page}")
     parts = json.loads(raw.read_text(encoding="utf-8"))["parts"]
-    wrong = [line for name in APART & parts.keys() for line in turns.wrong(parts[name])]
+    wrong = [line for name in TURNS & parts.keys() for line in turns.wrong(parts[name])]
     for line in wrong:
         print(f"THE FILE DOES NOT HOLD WHAT WAS ACKNOWLEDGED: {line}", file=sys.stderr)
     return 1 if wrong else 0
@@ -158,6 +158,12 @@ def plan(wanted: argparse.Namespace) -> turns.Plan:
     return turns.QUICK if wanted.quick else replace(turns.FULL, rounds=wanted.rounds)
 
 
+def installed(wanted: argparse.Namespace, folder: str) -> dict[str, Any]:
+    """An engine with `turnwise.install` beside a bare one."""
+    say("installed engines")
+    return child("installed.py", folder, wanted.rounds, 2 if wanted.quick else 20)
+
+
 PARTS = {
     "story": story,
     "alone": alone,
@@ -165,8 +171,10 @@ PARTS = {
     "rust": rust,
     "turns": across,
     "outsider": outsider,
+    "installed": installed,
 }
-APART = {"turns", "outsider"}
+TURNS = {"turns", "outsider"}
+APART = {*TURNS, "installed"}
 """Parts that run only when they are named."""
 
 
