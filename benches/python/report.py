@@ -7,6 +7,7 @@ import re
 import statistics
 from typing import TYPE_CHECKING, Any
 
+import sorted_batches
 import turn_report
 from table import short, table
 
@@ -54,6 +55,8 @@ def as_text(results: Results, why: dict[str, str], raw_name: str) -> str:
     for part in ("turns", "outsider"):
         if part in parts:
             lines += turn_report.as_lines(parts[part])
+    if "sorted-batches" in parts:
+        lines += sorted_batches.as_lines(parts["sorted-batches"])
     return "\n".join(lines)
 
 

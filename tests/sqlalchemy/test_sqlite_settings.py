@@ -23,8 +23,8 @@ from sqlite_support import (
     outsider,
     sent,
     with_turns,
-    without_turns,
 )
+from turnwise.sqlalchemy.installing import uninstall
 
 COUNT = sa.select(sa.func.count()).select_from(Item)
 
@@ -78,7 +78,7 @@ def test_the_drivers_own_wait_is_ours_and_comes_back(path):
         connection.exec_driver_sql("PRAGMA busy_timeout = 200")
         assert known.timeout == 0.2
         assert pragma(connection, "busy_timeout") == 0
-        without_turns(engine)
+        uninstall(engine)
         assert pragma(connection, "busy_timeout") == 200
         assert not [key for key in connection.connection.info if "turnwise" in str(key)]
     engine.dispose()
@@ -91,7 +91,7 @@ def test_uninstalled_in_the_middle_of_a_transaction(path):
     with engine.connect() as open_, engine.connect() as begun:
         open_.execute(insert("tea"))
         begun.begin()
-        without_turns(engine)
+        uninstall(engine)
         assert is_free(path)
         open_.commit()
         begun.execute(insert("coffee"))
