@@ -43,7 +43,8 @@ def as_text(results: Results, why: dict[str, str], raw_name: str) -> str:
         lines += ["**A smoke run: too few and too short rounds to say anything about speed.**", ""]
     lines += [*_about(results), ""]
     lines += [f"All raw rounds: [{raw_name}]({raw_name}).", ""]
-    lines += ["## Goals", "", *_goals(results["goals"], why), ""]
+    if results["goals"]:
+        lines += ["## Goals", "", *_goals(results["goals"], why), ""]
     parts = results["parts"]
     if "story" in parts:
         lines += _story(parts["story"])

@@ -21,6 +21,7 @@ from table import short, table
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from servers import Server
     from sqlalchemy import URL
 
 PAUSE = 0.05
@@ -59,7 +60,7 @@ def measure(plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
     return settings | {"servers": servers}
 
 
-def beside(plan: Plan, server: Any, say: Callable[[str], None]) -> dict[str, Any]:
+def beside(plan: Plan, server: Server, say: Callable[[str], None]) -> dict[str, Any]:
     """Both sides on one server; another goes first in each round."""
     driver = DRIVERS[server.dialect]
     rounds = []
