@@ -21,8 +21,9 @@ from table import short, table
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from servers import Server
     from sqlalchemy import URL
+
+    from servers import Server
 
 PAUSE = 0.05
 """Seconds, at most, before a batch is run again; with none two of them may never get by."""

@@ -12,7 +12,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from turnwise.errors import InvalidSettingError, LockTimeoutError
-from turnwise.sqlalchemy.sqlite_connection import FileConnection
+from turnwise.sqlalchemy.sqlite_connection import FileConnection, is_alone
 from turnwise.sqlalchemy.sqlite_files import FileStats, file_at
 from turnwise.sqlalchemy.waiting import Blocking, Suspending
 
@@ -181,7 +181,8 @@ class SQLiteTurns:
             return None
         own = None
         try:
-            path = waiting.run("PRAGMA database_list")[0][2]
+            databases = waiting.run("PRAGMA database_list")
+            path = databases[0][2]
             if not path:
                 return None
             own = int(waiting.run("PRAGMA busy_timeout")[0][0])
@@ -195,9 +196,11 @@ class SQLiteTurns:
         if timeout is None:
             timeout = own / 1000
         known = FileConnection(
-            raw, waiting, file, connection.info, timeout=timeout, driver_timeout=own
+            *(raw, waiting, file, connection.info),
+            timeout=timeout,
+            driver_timeout=own,
+            alone=is_alone(databases),
         )
-        known.look_at_databases()
         self._connections.add(known)
         return known
 
