@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sqlite3
@@ -344,3 +345,38 @@ if sys.version_info >= (3, 12):
             connection.rollback()
         assert names(path) == ["tea"]
         engine.dispose()
+
+
+def test_an_engine_with_options_may_go_before_the_other(path):
+    engine = sa.create_engine(f"sqlite:///{path}")
+    other = engine.execution_options(turnwise_begin="immediate")
+    with_turns(other)
+    del other
+    gc.collect()
+    with engine.connect() as connection:
+        connection.execute(COUNT)
+        uninstall(engine)
+        assert pragma(connection, "busy_timeout") == 5000
+    assert not list(engine.pool.dispatch.close)
+    engine.dispose()
+
+
+def test_a_wait_that_timed_out_leaves_nothing_either(path):
+    engine = sa.create_engine(f"sqlite:///{path}")
+    with_turns(engine, timeout=0.05)
+    assert not engine.dialect._has_events
+    for _ in range(2):
+        with outsider(path), engine.connect() as connection:
+            with pytest.raises(sa.exc.OperationalError) as caught:
+                connection.execute(insert("tea"))
+            assert not caught.value.connection_invalidated
+    uninstall(engine)
+    assert "_has_events" not in vars(engine.dialect)
+    assert not list(engine.dialect.dispatch.handle_error)
+    with_turns(engine, timeout=0.05)
+    event.listen(engine, "handle_error", lambda context: None)
+    with outsider(path), engine.connect() as connection, pytest.raises(sa.exc.OperationalError):
+        connection.execute(insert("tea"))
+    uninstall(engine)
+    assert engine.dialect._has_events
+    engine.dispose()
