@@ -24,6 +24,7 @@ from typing import Any
 
 import goals
 import report
+import sorted_batches
 import turns
 from sides import SIDES, THREADS
 from turnwise.cli.machine import MEMORY_FILE_SYSTEMS, file_system, machine
@@ -153,6 +154,12 @@ def outsider(wanted: argparse.Namespace, folder: str) -> dict[str, Any]:
     return turns.outsiders(one, folder, wanted.memory, say)
 
 
+def batches(wanted: argparse.Namespace, folder: str) -> dict[str, Any]:
+    """Batches that lock the same rows, on private servers."""
+    much = {"workers": 3, "batches": 3} if wanted.quick else {}
+    return sorted_batches.measure(sorted_batches.Plan(wanted.rounds, **much), say)
+
+
 def plan(wanted: argparse.Namespace) -> turns.Plan:
     """How much is measured of processes that write one file."""
     return turns.QUICK if wanted.quick else replace(turns.FULL, rounds=wanted.rounds)
@@ -172,9 +179,10 @@ PARTS = {
     "turns": across,
     "outsider": outsider,
     "installed": installed,
+    "sorted-batches": batches,
 }
 TURNS = {"turns", "outsider"}
-APART = {*TURNS, "installed"}
+APART = {*TURNS, "installed", "sorted-batches"}
 """Parts that run only when they are named."""
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sqlalchemy.engine import Engine
 
 from turnwise.errors import InvalidSettingError
-from turnwise.sqlalchemy import interception, lost_writes, sqlite_turns
+from turnwise.sqlalchemy import interception, lost_writes, sorting, sqlite_turns
 from turnwise.sqlalchemy.guard import Guard
 from turnwise.sqlalchemy.guard_mysql import MysqlGuard
 from turnwise.sqlalchemy.guard_postgresql import AsyncpgGuard, PostgresqlGuard
@@ -115,6 +115,7 @@ def _install(engine: Engine, settings: Settings) -> None:
         turns = sqlite_turns.layer(engine, begin=settings.begin, timeout=settings.timeout)
         turns.attach()
         interception.add(dialect, "sqlite_turns", turns)
+    interception.add(dialect, "sorting", sorting.layer())
     interception.add(dialect, "guard", kind(dialect, settings, title))
     lost_writes.watch(dialect)
 
@@ -126,6 +127,7 @@ def _uninstall(engine: Engine) -> None:
         return
     lost_writes.unwatch(dialect)
     interception.remove(dialect, "guard")
+    interception.remove(dialect, "sorting")
     turns = interception.layer_of(dialect, "sqlite_turns")
     if turns is not None:
         interception.remove(dialect, "sqlite_turns")

@@ -45,9 +45,15 @@ _ADVICE = (
     "run it again, as turnwise.retry_on_deadlock does, or begin it with turnwise_begin='immediate')"
 )
 
-# Work that goes on in another thread of a pool has the same context, or a copy of it; what the pool
-# gives the thread to do next has another one.
-_flow: ContextVar[object] = ContextVar("turnwise.flow")
+
+class _Claim:
+    """One turn, as the context that took it knows it."""
+
+    ended = False
+
+
+# A context that was copied before has not the claim: what a pool's thread is given to do next.
+_claims: ContextVar[tuple[_Claim, ...]] = ContextVar("turnwise.claims", default=())
 
 
 class FileConnection:
@@ -62,6 +68,7 @@ class FileConnection:
         *,
         timeout: float,
         driver_timeout: int,
+        alone: bool,
     ) -> None:
         self.raw = raw
         self.waiting = waiting
@@ -76,8 +83,8 @@ class FileConnection:
         """Whether the transaction has read nothing yet, so that waiting helps it."""
         self._owes_begin = False
         self._keeps_open = False
-        self._alone = True
-        self._flow: object = None
+        self._alone = alone
+        self._claim: _Claim | None = None
         self._refusal: LockTimeoutError | None = None
 
     def begin(self) -> None:
@@ -95,7 +102,11 @@ class FileConnection:
         sql = arguments[1]
         kind = kind_of(sql)
         was_open = self.raw.in_transaction
-        if was_open and self.turn is not None and kind is Kind.WRITE:
+        if (
+            was_open
+            and not self.unread
+            and (kind is Kind.READ or (kind is Kind.WRITE and self.turn is not None))
+        ):
             return self._go(run, arguments)
         until = time.monotonic() + self.timeout
         self._refusal = None
@@ -134,10 +145,12 @@ class FileConnection:
             except sqlite3.Error as error:
                 left = until - time.monotonic()
                 if left <= 0 or not may_commit_later(self.raw, error):
+                    if busy is not None:
+                        self.file.tell("failure", error, "commit", pauses + 1)
                     self.settle()
                     raise
                 busy, pauses = error, pauses + 1
-                self.file.tell_retry(error, "commit", pauses, left)
+                self.file.tell("retry", error, "commit", pauses, left)
                 self._pause(pauses, left)
             except Exception:
                 self.settle()
@@ -145,7 +158,7 @@ class FileConnection:
             else:
                 break
         if busy is not None:
-            self.file.tell_recovery(busy, "commit", pauses + 1)
+            self.file.tell("recovery", busy, "commit", pauses + 1)
         return result
 
     def ended(self) -> None:
@@ -165,15 +178,17 @@ class FileConnection:
     def give_back(self) -> None:
         """Give the turn back, if we have it."""
         turn, self.turn = self.turn, None
-        self._flow = None
+        if self._claim is not None:
+            self._claim.ended = True
+            self._claim = None
         if turn is not None:
             self.file.left(self)
             turn.release()
 
-    def disclaim(self, flow: object) -> bool:
-        """Let the thread that has our turn wait for it, in work that is not ours."""
-        turn = self.turn
-        if turn is None or self._flow is None or self._flow is flow:
+    def disclaim(self) -> bool:
+        """Let this thread wait for our turn, if the work that took it was another."""
+        turn, claim = self.turn, self._claim
+        if turn is None or claim is None or claim in _claims.get():
             return False
         turn.disclaim()
         return True
@@ -246,6 +261,8 @@ class FileConnection:
                 left = 0.0 if until is None or self._refusal else until - time.monotonic()
                 is_busy = error_code(error) == BUSY
                 if not is_busy or left <= 0 or extended_code(error) == BUSY_SNAPSHOT:
+                    if is_busy:
+                        self.file.tell("failure", error, "statement", pauses + 1)
                     explained = self._explained(error) if is_busy else None
                     self.settle()
                     if explained is not None:
@@ -254,7 +271,7 @@ class FileConnection:
                 if busy is None and self.turn is not None and self.turn.held:
                     self.turn.note_outsider()
                 busy, pauses = error, pauses + 1
-                self.file.tell_retry(error, "statement", pauses, left)
+                self.file.tell("retry", error, "statement", pauses, left)
                 self._pause(pauses, left)
             except Exception:
                 # After a cancellation the statement may go on in the driver's thread: SQLAlchemy
@@ -263,7 +280,7 @@ class FileConnection:
                 raise
             else:
                 if busy is not None:
-                    self.file.tell_recovery(busy, "statement", pauses + 1)
+                    self.file.tell("recovery", busy, "statement", pauses + 1)
                 return result
 
     def _explained(self, error: sqlite3.Error) -> LockTimeoutError | None:
@@ -310,20 +327,19 @@ class FileConnection:
         lock, site = self.file.lock, place()
         if lock is None:
             return
-        flow = None
-        if running_task() is None:
-            flow = _flow.get(None)
-            if flow is None:
-                flow = object()
-                _flow.set(flow)
+        # A task works for nobody else, and what blocks a loop's thread blocks all its tasks.
+        is_thread = running_task() is None
         try:
             turn = self.waiting.turn(lock, timeout, site)
         except TurnReenteredError:
-            if flow is None or not self.file.is_held_in_another_flow(flow):
+            if not is_thread or not self.file.is_held_for_others():
                 raise
             turn = self.waiting.turn(lock, timeout, site)
-        self.turn, self._flow = turn, flow
+        self.turn = turn
         self.file.entered(self)
+        if is_thread:
+            self._claim = _Claim()
+            _claims.set((*(claim for claim in _claims.get() if not claim.ended), self._claim))
 
     def _changes_journal(self, sql: str) -> bool:
         with contextlib.suppress(sqlite3.Error):
@@ -338,19 +354,18 @@ class FileConnection:
     def _look_around(self, kind: Kind) -> None:
         """Find out what ATTACH, DETACH or a PRAGMA has changed."""
         if kind is Kind.ATTACH:
-            self.look_at_databases()
+            with contextlib.suppress(sqlite3.Error):
+                self._alone = is_alone(self.waiting.run("PRAGMA database_list"))
         elif kind is Kind.BUSY_TIMEOUT:
             with contextlib.suppress(sqlite3.Error):
                 self.driver_timeout = int(self.waiting.run("PRAGMA busy_timeout")[0][0])
                 self.timeout = self.driver_timeout / 1000
                 self._set_busy_timeout(0)
 
-    def look_at_databases(self) -> None:
-        """Find out whether a database is attached."""
-        with contextlib.suppress(sqlite3.Error):
-            databases = self.waiting.run("PRAGMA database_list")
-            # The first is the file, the second what is temporary.
-            self._alone = all(number < 2 for number, *_ in databases)
+
+def is_alone(databases: list[Any]) -> bool:
+    """Whether no database is attached: the first is the file, the second what is temporary."""
+    return all(number < 2 for number, *_ in databases)
 
 
 def _with_rows(run: Callable[..., Any]) -> Callable[..., Any]:
