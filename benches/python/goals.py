@@ -79,11 +79,39 @@ def fastest(kind: str) -> Callable[[Parts], list[float]]:
     return figures
 
 
+def added(database: str) -> Callable[[Parts], list[float]]:
+    """What `install` adds to an ORM insert, over the time of one in the database, in each round."""
+
+    def figures(parts: Parts) -> list[float]:
+        measures = parts["installed"]["measures"]
+        nothing, real = measures[f"null_{database}_insert"], measures[f"{database}_insert"]
+        return [
+            (null["installed"] - null["bare"]) / one["bare"]
+            for null, one in zip(nothing["rounds"], real["rounds"], strict=True)
+        ]
+
+    return figures
+
+
 ROWS = 10_000
 OURS, THEIRS = "turnwise", "sqlite3"
 SHARE = "share of the rows/s of bare rusqlite"
 
 GOALS = (
+    Goal(
+        "installed-sqlite",
+        "what `install` adds on a driver that does nothing, over an ORM insert into a SQLite file",
+        "installed",
+        added("sqlite"),
+        at_most=0.03,
+    ),
+    Goal(
+        "installed-postgresql",
+        "what `install` adds on a driver that does nothing, over an ORM insert into PostgreSQL",
+        "installed",
+        added("postgresql"),
+        at_most=0.01,
+    ),
     Goal(
         "waiting-full",
         f"58 waiting threads, FULL: {SHARE} in transactions of 58 rows",

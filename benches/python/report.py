@@ -7,6 +7,7 @@ import re
 import statistics
 from typing import TYPE_CHECKING, Any
 
+import sorted_batches
 import turn_report
 from table import short, table
 
@@ -19,6 +20,7 @@ TABLES = {
     "alone": "One thread alone, Python",
     "rust": "Rust",
     "decorators": "Decorators, on a call that succeeds",
+    "installed": "Installed engines",
 }
 
 
@@ -47,7 +49,8 @@ def as_text(results: Results, why: dict[str, str], raw_name: str) -> str:
         lines += ["**A smoke run: too few and too short rounds to say anything about speed.**", ""]
     lines += [*_about(results), ""]
     lines += [f"All raw rounds: [{raw_name}]({raw_name}).", ""]
-    lines += ["## Goals", "", *_goals(results["goals"], why), ""]
+    if results["goals"]:
+        lines += ["## Goals", "", *_goals(results["goals"], why), ""]
     parts = results["parts"]
     if "story" in parts:
         lines += _story(parts["story"])
@@ -59,6 +62,8 @@ def as_text(results: Results, why: dict[str, str], raw_name: str) -> str:
     for part in ("turns", "outsider"):
         if part in parts:
             lines += turn_report.as_lines(parts[part])
+    if "sorted-batches" in parts:
+        lines += sorted_batches.as_lines(parts["sorted-batches"])
     return "\n".join(lines)
 
 

@@ -24,6 +24,7 @@ from typing import Any
 
 import goals
 import report
+import sorted_batches
 import turns
 from sides import SIDES, THREADS
 from turnwise.cli.machine import MEMORY_FILE_SYSTEMS, file_system, machine
@@ -59,7 +60,7 @@ def main() -> int:
     if wanted.results is None:
         wanted.results = ROOT / ("target/benches-quick" if wanted.quick else "benches/results")
     if wanted.rounds is None:
-        wanted.rounds = turns.FULL.rounds if wanted.only in APART else ROUNDS
+        wanted.rounds = turns.FULL.rounds if wanted.only in TURNS else ROUNDS
     if wanted.quick:
         wanted.rounds = 1
     wanted.dir.mkdir(parents=True, exist_ok=True)
@@ -72,7 +73,7 @@ def main() -> int:
     print(page.read_text(encoding="utf-8"))
     print(f"written: {raw}\nwritten: {page}")
     parts = json.loads(raw.read_text(encoding="utf-8"))["parts"]
-    wrong = [line for name in APART & parts.keys() for line in turns.wrong(parts[name])]
+    wrong = [line for name in TURNS & parts.keys() for line in turns.wrong(parts[name])]
     for line in wrong:
         print(f"THE FILE DOES NOT HOLD WHAT WAS ACKNOWLEDGED: {line}", file=sys.stderr)
     return 1 if wrong else 0
@@ -159,9 +160,21 @@ def outsider(wanted: argparse.Namespace, folder: str) -> dict[str, Any]:
     return turns.outsiders(one, folder, wanted.memory, say)
 
 
+def batches(wanted: argparse.Namespace, folder: str) -> dict[str, Any]:
+    """Batches that lock the same rows, on private servers."""
+    much = {"workers": 3, "batches": 3} if wanted.quick else {}
+    return sorted_batches.measure(sorted_batches.Plan(wanted.rounds, **much), say)
+
+
 def plan(wanted: argparse.Namespace) -> turns.Plan:
     """How much is measured of processes that write one file."""
     return turns.QUICK if wanted.quick else replace(turns.FULL, rounds=wanted.rounds)
+
+
+def installed(wanted: argparse.Namespace, folder: str) -> dict[str, Any]:
+    """An engine with `turnwise.install` beside a bare one."""
+    say("installed engines")
+    return child("installed.py", folder, wanted.rounds, 2 if wanted.quick else 20)
 
 
 PARTS = {
@@ -172,9 +185,12 @@ PARTS = {
     "decorators": decorators,
     "turns": across,
     "outsider": outsider,
+    "installed": installed,
+    "sorted-batches": batches,
 }
 DECORATORS = ("tenacity", "stamina", "backoff", "oslo.db")
-APART = {"turns", "outsider"}
+TURNS = {"turns", "outsider"}
+APART = {*TURNS, "installed", "sorted-batches"}
 """Parts that run only when they are named."""
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     )
     from turnwise.classification import classify
     from turnwise.errors import TurnwiseError
-    from turnwise.events import Subscription, on_event
+    from turnwise.events import Subscription, UnitEvent, on_event
     from turnwise.sqlalchemy.advisory import advisory_lock
     from turnwise.sqlalchemy.batches import BatchReport, batch_commit_with_retry
     from turnwise.sqlalchemy.claims import claim
@@ -57,6 +57,7 @@ __all__ = [
     "TurnLock",
     "TurnStats",
     "TurnwiseError",
+    "UnitEvent",
     "Verdict",
     "WriteResult",
     "WriterSettings",
@@ -96,6 +97,7 @@ _HOMES = {
     "Transaction": ("turnwise.writer", "Transaction"),
     "TurnLock": ("turnwise.turn", "TurnLock"),
     "TurnStats": ("turnwise.turn", "TurnStats"),
+    "UnitEvent": ("turnwise.events", "UnitEvent"),
     "TurnwiseError": ("turnwise.errors", "TurnwiseError"),
     "Verdict": ("turnwise._native", "Verdict"),
     "WriteResult": ("turnwise._native", "WriteResult"),

@@ -11,7 +11,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from turnwise import TurnLock
-from turnwise.sqlalchemy import interception, sqlite_turns
+from turnwise.sqlalchemy import interception
+from turnwise.sqlalchemy.installing import install
 
 
 class Base(DeclarativeBase):
@@ -26,19 +27,10 @@ class Item(Base):
 
 
 def with_turns(engine, **settings):
-    """Wrap an engine, or an async one, in the layer alone."""
+    """Install turnwise on an engine, or an async one. Returns the layer that takes turns."""
+    install(engine, **settings)
     plain = getattr(engine, "sync_engine", engine)
-    layer = sqlite_turns.layer(plain, **settings)
-    interception.add(plain.dialect, "sqlite_turns", layer)
-    layer.attach()
-    return layer
-
-
-def without_turns(engine):
-    plain = getattr(engine, "sync_engine", engine)
-    layer = interception.layer_of(plain.dialect, "sqlite_turns")
-    layer.detach()
-    interception.remove(plain.dialect, "sqlite_turns")
+    return interception.layer_of(plain.dialect, "sqlite_turns")
 
 
 def make_database(folder, *, journal="wal"):

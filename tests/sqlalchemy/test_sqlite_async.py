@@ -20,9 +20,9 @@ from sqlite_support import (
     outsider,
     turn_elsewhere,
     with_turns,
-    without_turns,
 )
 from turnwise.errors import LockTimeoutError, TurnReenteredError
+from turnwise.sqlalchemy.installing import uninstall
 
 COUNT = sa.select(sa.func.count()).select_from(Item)
 
@@ -219,7 +219,7 @@ def test_uninstalled(path):
     async def work(engine, layer):
         async with engine.connect() as connection:
             await connection.execute(COUNT)
-            without_turns(engine)
+            uninstall(engine)
             timeout = await connection.exec_driver_sql("PRAGMA busy_timeout")
             assert timeout.scalar() == 5000
             await connection.execute(insert("tea"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
 import time
 
 import pytest
@@ -31,11 +32,23 @@ def path(tmp_path):
 
 
 @pytest.fixture
-def engine(path):
-    engine = sa.create_engine(f"sqlite:///{path}")
-    with_turns(engine, timeout=0.2)
-    yield engine
-    engine.dispose()
+def make_engine(path):
+    engines = []
+
+    def make(timeout):
+        engine = sa.create_engine(f"sqlite:///{path}")
+        with_turns(engine, timeout=timeout)
+        engines.append(engine)
+        return engine
+
+    yield make
+    for engine in engines:
+        engine.dispose()
+
+
+@pytest.fixture
+def engine(make_engine):
+    return make_engine(timeout=0.2)
 
 
 def begins(statements):
@@ -90,11 +103,44 @@ def test_a_transaction_that_has_read_cannot_write_what_another_has_changed(path,
         assert time.monotonic() - start < 0.15
         assert type(caught.value.orig) is sqlite3.OperationalError
         assert getattr(caught.value.orig, "sqlite_errorcode", 517) == 517
-        assert is_free(path), "the transaction can never write: its turn is of no use"
         session.rollback()
         session.add(Item(name="coffee"))
         session.commit()
     assert names(path) == ["tea", "coffee"]
+
+
+def test_a_transaction_that_can_never_write_keeps_no_turn(path, engine):
+    with engine.connect() as connection:
+        connection.execute(COUNT)
+        with engine.begin() as other:
+            other.execute(insert("tea"))
+        with pytest.raises(sa.exc.OperationalError, match="turnwise_begin='immediate'"):
+            connection.execute(insert("coffee"))
+        assert is_free(path)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="sqlite3 of Python 3.10 has no error codes")
+def test_a_begin_behind_an_unfinished_select_fails_at_once(path, make_engine):
+    engine = make_engine(timeout=5)
+    with engine.begin() as connection:
+        connection.execute(insert("tea"))
+        connection.execute(insert("coffee"))
+    with engine.connect() as connection:
+        cursor = connection.connection.driver_connection.execute("SELECT * FROM item")
+        cursor.fetchone()
+        with sqlite3.connect(path) as other:
+            other.execute("DELETE FROM item")
+        other.close()
+        start = time.monotonic()
+        with pytest.raises(sa.exc.OperationalError) as caught:
+            connection.execute(insert("milk"))
+        assert time.monotonic() - start < 2
+        assert caught.value.orig.sqlite_errorcode == 517
+        assert is_free(path)
+        cursor.close()
+        connection.execute(insert("milk"))
+        connection.commit()
+    assert names(path) == ["milk"]
 
 
 def test_a_write_after_a_read_does_not_wait_for_the_turn(path, engine):
@@ -236,7 +282,7 @@ def test_begin_can_be_said_for_an_engine_a_connection_a_session_and_a_statement(
 
 def test_what_no_begin_is_called_is_refused(path):
     engine = sa.create_engine(f"sqlite:///{path}")
-    with pytest.raises(InvalidSettingError, match="'auto', 'immediate', 'deferred'"):
+    with pytest.raises(InvalidSettingError, match="auto.*immediate.*deferred"):
         with_turns(engine, begin="exclusive")
     with pytest.raises(InvalidSettingError, match="seconds"):
         with_turns(engine, timeout=-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sqlite3
@@ -23,8 +24,8 @@ from sqlite_support import (
     outsider,
     sent,
     with_turns,
-    without_turns,
 )
+from turnwise.sqlalchemy.installing import uninstall
 
 COUNT = sa.select(sa.func.count()).select_from(Item)
 
@@ -78,7 +79,7 @@ def test_the_drivers_own_wait_is_ours_and_comes_back(path):
         connection.exec_driver_sql("PRAGMA busy_timeout = 200")
         assert known.timeout == 0.2
         assert pragma(connection, "busy_timeout") == 0
-        without_turns(engine)
+        uninstall(engine)
         assert pragma(connection, "busy_timeout") == 200
         assert not [key for key in connection.connection.info if "turnwise" in str(key)]
     engine.dispose()
@@ -91,7 +92,7 @@ def test_uninstalled_in_the_middle_of_a_transaction(path):
     with engine.connect() as open_, engine.connect() as begun:
         open_.execute(insert("tea"))
         begun.begin()
-        without_turns(engine)
+        uninstall(engine)
         assert is_free(path)
         open_.commit()
         begun.execute(insert("coffee"))
@@ -344,3 +345,38 @@ if sys.version_info >= (3, 12):
             connection.rollback()
         assert names(path) == ["tea"]
         engine.dispose()
+
+
+def test_an_engine_with_options_may_go_before_the_other(path):
+    engine = sa.create_engine(f"sqlite:///{path}")
+    other = engine.execution_options(turnwise_begin="immediate")
+    with_turns(other)
+    del other
+    gc.collect()
+    with engine.connect() as connection:
+        connection.execute(COUNT)
+        uninstall(engine)
+        assert pragma(connection, "busy_timeout") == 5000
+    assert not list(engine.pool.dispatch.close)
+    engine.dispose()
+
+
+def test_a_wait_that_timed_out_leaves_nothing_either(path):
+    engine = sa.create_engine(f"sqlite:///{path}")
+    with_turns(engine, timeout=0.05)
+    assert not engine.dialect._has_events
+    for _ in range(2):
+        with outsider(path), engine.connect() as connection:
+            with pytest.raises(sa.exc.OperationalError) as caught:
+                connection.execute(insert("tea"))
+            assert not caught.value.connection_invalidated
+    uninstall(engine)
+    assert "_has_events" not in vars(engine.dialect)
+    assert not list(engine.dialect.dispatch.handle_error)
+    with_turns(engine, timeout=0.05)
+    event.listen(engine, "handle_error", lambda context: None)
+    with outsider(path), engine.connect() as connection, pytest.raises(sa.exc.OperationalError):
+        connection.execute(insert("tea"))
+    uninstall(engine)
+    assert engine.dialect._has_events
+    engine.dispose()

@@ -307,3 +307,30 @@ def test_every_statement_of_autocommit_takes_a_turn_of_its_own(path, make_engine
         assert result.scalars().all() == ["a", "b"]
         connection.rollback()
     assert names(path) == ["tea", "coffee", "milk", "sugar", "a", "b", "not locked"]
+
+
+def test_rows_of_autocommit_that_have_landed_are_not_sent_again(path, make_engine):
+    engine = make_engine(timeout=5, isolation_level="AUTOCOMMIT")
+    statements, threads = [], []
+
+    def lock_out(statement):
+        """Before the second row another connection takes SQLite's lock for a while."""
+        if statement.startswith("INSERT"):
+            statements.append(statement)
+            if len(statements) == 2:
+                threads.append(threading.Thread(target=hold, args=(has,)))
+                threads[0].start()
+                assert has.wait(5)
+
+    def hold(has):
+        with outsider(path):
+            has.set()
+            time.sleep(0.2)
+
+    has = threading.Event()
+    with engine.connect() as connection:
+        connection.execute(COUNT)
+        connection.connection.driver_connection.set_trace_callback(lock_out)
+        connection.execute(sa.insert(Item), [{"name": name} for name in ("tea", "milk", "sugar")])
+    threads[0].join()
+    assert names(path) == ["tea", "milk", "sugar"]

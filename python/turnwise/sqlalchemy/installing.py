@@ -127,7 +127,6 @@ def _uninstall(engine: Engine) -> None:
         return
     lost_writes.unwatch(dialect)
     interception.remove(dialect, "guard")
-    guard.leave()
     interception.remove(dialect, "sorting")
     turns = interception.layer_of(dialect, "sqlite_turns")
     if turns is not None:

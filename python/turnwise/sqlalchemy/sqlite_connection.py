@@ -68,6 +68,7 @@ class FileConnection:
         *,
         timeout: float,
         driver_timeout: int,
+        alone: bool,
     ) -> None:
         self.raw = raw
         self.waiting = waiting
@@ -82,7 +83,7 @@ class FileConnection:
         """Whether the transaction has read nothing yet, so that waiting helps it."""
         self._owes_begin = False
         self._keeps_open = False
-        self._alone = True
+        self._alone = alone
         self._claim: _Claim | None = None
         self._refusal: LockTimeoutError | None = None
 
@@ -101,7 +102,11 @@ class FileConnection:
         sql = arguments[1]
         kind = kind_of(sql)
         was_open = self.raw.in_transaction
-        if was_open and self.turn is not None and kind is Kind.WRITE:
+        if (
+            was_open
+            and not self.unread
+            and (kind is Kind.READ or (kind is Kind.WRITE and self.turn is not None))
+        ):
             return self._go(run, arguments)
         until = time.monotonic() + self.timeout
         self._refusal = None
@@ -140,10 +145,12 @@ class FileConnection:
             except sqlite3.Error as error:
                 left = until - time.monotonic()
                 if left <= 0 or not may_commit_later(self.raw, error):
+                    if busy is not None:
+                        self.file.tell("failure", error, "commit", pauses + 1)
                     self.settle()
                     raise
                 busy, pauses = error, pauses + 1
-                self.file.tell_retry(error, "commit", pauses, left)
+                self.file.tell("retry", error, "commit", pauses, left)
                 self._pause(pauses, left)
             except Exception:
                 self.settle()
@@ -151,7 +158,7 @@ class FileConnection:
             else:
                 break
         if busy is not None:
-            self.file.tell_recovery(busy, "commit", pauses + 1)
+            self.file.tell("recovery", busy, "commit", pauses + 1)
         return result
 
     def ended(self) -> None:
@@ -254,6 +261,8 @@ class FileConnection:
                 left = 0.0 if until is None or self._refusal else until - time.monotonic()
                 is_busy = error_code(error) == BUSY
                 if not is_busy or left <= 0 or extended_code(error) == BUSY_SNAPSHOT:
+                    if is_busy:
+                        self.file.tell("failure", error, "statement", pauses + 1)
                     explained = self._explained(error) if is_busy else None
                     self.settle()
                     if explained is not None:
@@ -262,7 +271,7 @@ class FileConnection:
                 if busy is None and self.turn is not None and self.turn.held:
                     self.turn.note_outsider()
                 busy, pauses = error, pauses + 1
-                self.file.tell_retry(error, "statement", pauses, left)
+                self.file.tell("retry", error, "statement", pauses, left)
                 self._pause(pauses, left)
             except Exception:
                 # After a cancellation the statement may go on in the driver's thread: SQLAlchemy
@@ -271,7 +280,7 @@ class FileConnection:
                 raise
             else:
                 if busy is not None:
-                    self.file.tell_recovery(busy, "statement", pauses + 1)
+                    self.file.tell("recovery", busy, "statement", pauses + 1)
                 return result
 
     def _explained(self, error: sqlite3.Error) -> LockTimeoutError | None:
@@ -345,19 +354,18 @@ class FileConnection:
     def _look_around(self, kind: Kind) -> None:
         """Find out what ATTACH, DETACH or a PRAGMA has changed."""
         if kind is Kind.ATTACH:
-            self.look_at_databases()
+            with contextlib.suppress(sqlite3.Error):
+                self._alone = is_alone(self.waiting.run("PRAGMA database_list"))
         elif kind is Kind.BUSY_TIMEOUT:
             with contextlib.suppress(sqlite3.Error):
                 self.driver_timeout = int(self.waiting.run("PRAGMA busy_timeout")[0][0])
                 self.timeout = self.driver_timeout / 1000
                 self._set_busy_timeout(0)
 
-    def look_at_databases(self) -> None:
-        """Find out whether a database is attached."""
-        with contextlib.suppress(sqlite3.Error):
-            databases = self.waiting.run("PRAGMA database_list")
-            # The first is the file, the second what is temporary.
-            self._alone = all(number < 2 for number, *_ in databases)
+
+def is_alone(databases: list[Any]) -> bool:
+    """Whether no database is attached: the first is the file, the second what is temporary."""
+    return all(number < 2 for number, *_ in databases)
 
 
 def _with_rows(run: Callable[..., Any]) -> Callable[..., Any]:

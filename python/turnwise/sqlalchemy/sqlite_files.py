@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from turnwise import events
 from turnwise._locking import BUSY, FIRST_PAUSE, LONGEST_PAUSE, error_code, extended_code
+from turnwise._process import warn_of_wal_reset_bug
 from turnwise.classification import classify
 from turnwise.errors import CannotOpenError
 from turnwise.turn import TurnLock, TurnStats
@@ -33,6 +34,8 @@ class FileStats:
     path: str
     turns: TurnStats | None
     """``None`` where there is no turn lock: the file was gone."""
+    turn_lock_missing: str | None
+    """Why writers go on without turns; ``None`` where they have them."""
     lock_retries: int
     """Statements that SQLite's lock was busy for, and that were run again."""
     commit_retries: int
@@ -84,6 +87,7 @@ class File:
                 ((mode,),) = waiting.run("PRAGMA journal_mode")
                 if mode != "wal":
                     ((mode,),) = waiting.run("PRAGMA journal_mode = WAL")
+                    warn_of_wal_reset_bug()
                 refusal = None if mode == "wal" else f"its mode stays {mode!r}"
                 break
             except sqlite3.Error as error:
@@ -103,25 +107,26 @@ class File:
                 refusal,
             )
 
-    def tell_retry(self, error: sqlite3.Error, phase: str, attempt: int, left: float) -> None:
-        """Count a statement or COMMIT that is about to be sent again, and tell who listens."""
-        self._retries[phase] += 1
-        if attempt == 1:
-            self._tell("retry", error, phase, attempt, left)
-
-    def tell_recovery(self, error: sqlite3.Error, phase: str, attempt: int) -> None:
-        """Tell who listens that a statement or COMMIT that was sent again has succeeded."""
-        self._tell("recovery", error, phase, attempt, 0.0)
-
-    def _tell(self, kind: str, error: sqlite3.Error, phase: str, attempt: int, left: float) -> None:
-        class_ = classify(error, phase=phase).class_
-        code = extended_code(error)
-        events.tell(events.UnitEvent(kind, self.path, class_, code, attempt, deadline_left=left))
+    def tell(
+        self, kind: str, error: sqlite3.Error, phase: str, attempt: int, left: float = 0.0
+    ) -> None:
+        """Tell who listens of a statement or COMMIT that SQLite's lock was busy for."""
+        if kind == "retry":
+            self._retries[phase] += 1
+            if attempt > 1:
+                return  # Of a wait the first is told, and the end.
+        name = type(error).__name__ if kind == "failure" else None
+        class_, code = classify(error, phase=phase).class_, extended_code(error)
+        events.tell(
+            events.UnitEvent(kind, self.path, class_, code, attempt, deadline_left=left, error=name)
+        )
 
     def stats(self) -> FileStats:
         """Return what was met at the file in this process."""
-        turns = self.lock.stats() if self.lock is not None else None
-        return FileStats(self.path, turns, self._retries["statement"], self._retries["commit"])
+        lock, retries = self.lock, self._retries
+        turns = None if lock is None else lock.stats()
+        missing = "the file was deleted" if lock is None else lock.unavailable
+        return FileStats(self.path, turns, missing, retries["statement"], retries["commit"])
 
 
 def file_at(path: str) -> File:

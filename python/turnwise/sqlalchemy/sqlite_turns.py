@@ -12,14 +12,14 @@ import weakref
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from turnwise.errors import InvalidSettingError, LockTimeoutError
-from turnwise.sqlalchemy.sqlite_connection import FileConnection
+from turnwise.sqlalchemy.sqlite_connection import FileConnection, is_alone
 from turnwise.sqlalchemy.sqlite_files import FileStats, file_at
 from turnwise.sqlalchemy.waiting import Blocking, Suspending
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sqlalchemy.engine import Engine, ExceptionContext
+    from sqlalchemy.engine import Dialect, Engine, ExceptionContext
     from sqlalchemy.engine.url import URL
 
     from turnwise.sqlalchemy.waiting import Waiting
@@ -57,11 +57,13 @@ class SQLiteTurns:
     """Turns for the connections of one engine."""
 
     def __init__(self, engine: Engine, begin: str, timeout: float | None) -> None:
-        self._engine = weakref.ref(engine)
+        # An engine with options may go before the one that has pool and dialect.
+        self._engine = weakref.ref(getattr(engine, "_proxied", engine))
         self._begin = begin
         self._timeout = timeout
         self._is_async = engine.dialect.is_async
         self._takes_turns = engine.dialect.driver in _DRIVERS and _has_writers(engine.url)
+        self._keeps_connections = self._had_events = False
         self._connections: weakref.WeakSet[FileConnection] = weakref.WeakSet()
 
     def attach(self) -> None:
@@ -71,7 +73,6 @@ class SQLiteTurns:
         engine = cast("Engine", self._engine())
         event.listen(engine, "close", self._closing)
         event.listen(engine, "reset", self._resetting)
-        event.listen(engine, "handle_error", _keep_connection)
 
     def detach(self) -> None:
         """Leave the engine's connections as they were."""
@@ -81,7 +82,11 @@ class SQLiteTurns:
         if engine is not None and event.contains(engine, "close", self._closing):
             event.remove(engine, "close", self._closing)
             event.remove(engine, "reset", self._resetting)
-            event.remove(engine, "handle_error", _keep_connection)
+            if self._keeps_connections:
+                event.remove(engine, "handle_error", _keep_connection)
+                # The flag costs something with every statement, and stays when listeners go.
+                if not self._had_events and not _listens(engine.dialect):
+                    vars(engine.dialect).pop("_has_events", None)
         for known in list(self._connections):
             known.info.pop(_KEY, None)
             known.give_back()
@@ -141,7 +146,7 @@ class SQLiteTurns:
         if not known:
             return proceed(cursor, statement, parameters, context)
         arguments = (cursor, statement, parameters, context)
-        return known.execute(proceed, arguments, self._how(context))
+        return self._execute(known, proceed, arguments)
 
     def do_executemany(
         self,
@@ -156,7 +161,7 @@ class SQLiteTurns:
         if not known:
             return proceed(cursor, statement, parameters, context)
         arguments = (cursor, statement, parameters, context)
-        return known.execute(proceed, arguments, self._how(context), many=True)
+        return self._execute(known, proceed, arguments, many=True)
 
     def do_execute_no_params(
         self, proceed: Callable[..., Any], cursor: Any, statement: str, context: Any = None
@@ -165,11 +170,33 @@ class SQLiteTurns:
         known = _known(context)
         if not known:
             return proceed(cursor, statement, context)
-        return known.execute(proceed, (cursor, statement, context), self._how(context))
+        return self._execute(known, proceed, (cursor, statement, context))
 
-    def _how(self, context: Any) -> str:
-        how = context.execution_options.get(OPTION)
-        return self._begin if how is None else _checked(how)
+    def _execute(
+        self,
+        known: FileConnection,
+        proceed: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        *,
+        many: bool = False,
+    ) -> Any:
+        how = arguments[-1].execution_options.get(OPTION)
+        how = self._begin if how is None else _checked(how)
+        try:
+            return known.execute(proceed, arguments, how, many=many)
+        except LockTimeoutError:
+            self._keep_connections()
+            raise
+
+    def _keep_connections(self) -> None:
+        """Listen to errors, from the first on that SQLAlchemy would close a connection for."""
+        engine = self._engine()
+        if engine is not None and not self._keeps_connections:
+            from sqlalchemy import event
+
+            self._keeps_connections = True
+            self._had_events = engine.dialect._has_events  # noqa: SLF001 - listening sets it
+            event.listen(engine, "handle_error", _keep_connection)
 
     def _prepare(self, connection: Any) -> FileConnection | None:
         """Get to know a connection, once; none to a database that nobody else writes."""
@@ -181,7 +208,8 @@ class SQLiteTurns:
             return None
         own = None
         try:
-            path = waiting.run("PRAGMA database_list")[0][2]
+            databases = waiting.run("PRAGMA database_list")
+            path = databases[0][2]
             if not path:
                 return None
             own = int(waiting.run("PRAGMA busy_timeout")[0][0])
@@ -195,9 +223,11 @@ class SQLiteTurns:
         if timeout is None:
             timeout = own / 1000
         known = FileConnection(
-            raw, waiting, file, connection.info, timeout=timeout, driver_timeout=own
+            *(raw, waiting, file, connection.info),
+            timeout=timeout,
+            driver_timeout=own,
+            alone=is_alone(databases),
         )
-        known.look_at_databases()
         self._connections.add(known)
         return known
 
@@ -246,6 +276,14 @@ def _keep_connection(context: ExceptionContext) -> None:
     """
     if isinstance(context.original_exception, LockTimeoutError):
         context.is_disconnect = False
+
+
+def _listens(dialect: Dialect) -> bool:
+    """Whether anybody listens to the events of a dialect."""
+    from sqlalchemy.engine.events import DialectEvents
+
+    names = [name for name in vars(DialectEvents) if not name.startswith("_")]
+    return any(list(getattr(dialect.dispatch, name, ())) for name in names)
 
 
 def _driver_parts(connection: Any, *, is_async: bool) -> tuple[sqlite3.Connection, Waiting]:
