@@ -233,7 +233,9 @@ def test_where_nobody_else_writes_nothing_is_changed(path, url, options):
         else:
             with pytest.raises(sa.exc.OperationalError, match="readonly"):
                 connection.execute(insert("tea"))
-    assert layer.stats() == []
+        assert layer.stats() == []
+        uninstall(engine)
+        assert not [key for key in connection.connection.info if "turnwise" in str(key)]
     assert side_files(path) == []
     engine.dispose()
 

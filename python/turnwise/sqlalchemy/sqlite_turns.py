@@ -53,6 +53,16 @@ def layer(engine: Engine, *, begin: str = "auto", timeout: float | None = None) 
     return SQLiteTurns(engine, _checked(begin), _seconds(timeout))
 
 
+class LeftAlone:
+    """A connection that takes no turns. It is false."""
+
+    def __init__(self, info: dict[str, Any]) -> None:
+        self.info = info
+
+    def __bool__(self) -> Literal[False]:
+        return False
+
+
 class SQLiteTurns:
     """Turns for the connections of one engine."""
 
@@ -65,6 +75,7 @@ class SQLiteTurns:
         self._takes_turns = engine.dialect.driver in _DRIVERS and _has_writers(engine.url)
         self._keeps_connections = self._had_events = False
         self._connections: weakref.WeakSet[FileConnection] = weakref.WeakSet()
+        self._left_alone: weakref.WeakSet[LeftAlone] = weakref.WeakSet()
 
     def attach(self) -> None:
         """Follow the connections of the engine's pool."""
@@ -95,6 +106,8 @@ class SQLiteTurns:
             except sqlite3.Error:
                 pass  # It is closed, or another thread's, which alone may use it.
         self._connections.clear()
+        for other in list(self._left_alone):
+            other.info.pop(_KEY, None)
 
     def stats(self) -> list[FileStats]:
         """What was met at the engine's files, those that connections are open to."""
@@ -104,9 +117,9 @@ class SQLiteTurns:
     def do_begin(self, proceed: Callable[..., Any], connection: Any) -> Any:
         """Remember that the next statement begins a transaction."""
         info = _info_of(connection)
-        known: FileConnection | Literal[False] | None = info.get(_KEY)
+        known: FileConnection | LeftAlone | None = info.get(_KEY)
         if known is None:
-            known = info[_KEY] = self._prepare(connection) or False
+            known = info[_KEY] = self._prepare(connection) or self._leave_alone(info)
         if known:
             known.begin()
         return proceed(connection)
@@ -231,6 +244,11 @@ class SQLiteTurns:
         self._connections.add(known)
         return known
 
+    def _leave_alone(self, info: dict[str, Any]) -> LeftAlone:
+        other = LeftAlone(info)
+        self._left_alone.add(other)
+        return other
+
     def _closing(self, dbapi_connection: Any, record: Any) -> None:
         """A connection is about to be closed: its transaction ends, and then its turn."""
         known = record.info.pop(_KEY, None) if record is not None else None
@@ -250,13 +268,13 @@ class SQLiteTurns:
             self._closing(dbapi_connection, record)
 
 
-def _known(context: Any) -> FileConnection | Literal[False] | None:
+def _known(context: Any) -> FileConnection | LeftAlone | None:
     return None if context is None else _known_of(context.root_connection.connection)
 
 
-def _known_of(connection: Any) -> FileConnection | Literal[False] | None:
-    """What is known of a pool's connection: false where it takes no turns."""
-    known: FileConnection | Literal[False] | None = _info_of(connection).get(_KEY)
+def _known_of(connection: Any) -> FileConnection | LeftAlone | None:
+    """What is known of a pool's connection."""
+    known: FileConnection | LeftAlone | None = _info_of(connection).get(_KEY)
     return known
 
 
