@@ -123,18 +123,14 @@ class _Commit:
 
     def _heal(self, connection: Connection, error: Exception) -> bool:
         """COMMIT has failed: whether it has succeeded all the same, or is to be sent again."""
-        verdict = classify(
-            error,
-            phase="commit",
-            in_transaction=is_open(connection),
-            overrides=self._how.overrides,
-        )
+        still_open, overrides = is_open(connection), self._how.overrides
+        verdict = classify(error, phase="commit", in_transaction=still_open, overrides=overrides)
         self._verdict = verdict
         if verdict.is_in_doubt:
             if self._ask(error):
                 return True
-            self._verdict = classify(error, phase="statement", overrides=self._how.overrides)
-        elif verdict.scope == "commit" and verdict.is_retryable and not has_turns(connection):
+            self._verdict = classify(error, phase="statement", overrides=overrides)
+        elif verdict.scope == "commit" and still_open and not has_turns(connection):
             sleep(self._pause(error, verdict))
             return False
         raise error
