@@ -417,10 +417,17 @@ def test_listeners_of_the_flush_run_again_on_what_was_there_before(place, engine
                 if isinstance(one, Author):
                     one.n += 1
                     session.add(Tag(name=f"{one.name} was {one.n}"))
+                    one.articles.append(Article(title="of the listener"))
 
         event.listen(session, "before_flush", audit)
         found["ann"].name = "anna"
         with place.fails_at_commit(engine):
             assert commit_with_retry(session, **FAST)
+        assert [one.title for one in found["ann"].articles] == ["one", "two", "of the listener"]
+        assert all(inspect(one).persistent for one in found["ann"].articles)
+        found["ann"].articles.append(Article(title="later"))
+        session.commit()
+    titles = "SELECT title FROM article JOIN author ON author.id = author_id WHERE name = 'anna'"
+    assert sorted(place.ask(titles)) == [("later",), ("of the listener",), ("one",), ("two",)]
     assert place.ask("SELECT n FROM author WHERE name = 'anna'") == [(1,)]
     assert place.ask("SELECT name FROM tag WHERE name LIKE 'anna%'") == [("anna was 1",)]
