@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import time
-from typing import NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from sqlalchemy import ForeignKey, String, create_engine, event, text, update
 from sqlalchemy.orm import (
@@ -18,7 +18,9 @@ from sqlalchemy.orm import (
 from sqlalchemy.pool import NullPool
 
 from proxy import AFTER, BEFORE
-from servers import Database
+
+if TYPE_CHECKING:
+    from servers import Database
 
 WAIT = 20
 
@@ -39,7 +41,7 @@ class Counted(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     n: Mapped[int] = mapped_column()
     version: Mapped[int] = mapped_column()
-    __mapper_args__ = {"version_id_col": version}
+    __mapper_args__: ClassVar = {"version_id_col": version}
 
 
 class Note(Base):
@@ -231,7 +233,10 @@ class File(Place):
                 other.execute("BEGIN")
                 other.execute("SELECT count(*) FROM item").fetchall()
 
-            with before_commit(engine, begin), until_it_fails(engine, lambda: other.execute("COMMIT")):
+            with (
+                before_commit(engine, begin),
+                until_it_fails(engine, lambda: other.execute("COMMIT")),
+            ):
                 yield
 
 
@@ -352,9 +357,9 @@ class MariaDBPlace(ServerPlace):
             def lock() -> None:
                 cursor.execute("FLUSH TABLES WITH READ LOCK")
 
-            with before_commit(engine, lock):
-                with until_it_fails(engine, lambda: cursor.execute("UNLOCK TABLES")):
-                    yield
+            unlock = until_it_fails(engine, lambda: cursor.execute("UNLOCK TABLES"))
+            with before_commit(engine, lock), unlock:
+                yield
 
 
 @contextlib.contextmanager

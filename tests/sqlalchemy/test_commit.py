@@ -23,6 +23,7 @@ from turnwise.errors import (
     CommitNotReplayableError,
     CommitOutcomeUnknownError,
     InvalidPolicyError,
+    LockTimeoutError,
     TransactionPoisonedError,
     WritesLostError,
 )
@@ -88,9 +89,9 @@ def test_a_deadlock_is_healed(request, name) -> None:
     is_postgres = name == "postgres"
     if is_postgres:
         # The one that looks for deadlocks is the one that is ended: ours, once the other waits.
-        admin = lambda sql: place.database.sql(sql, admin=True)
-        admin("ALTER ROLE app SET deadlock_timeout = '900ms'")
-        request.addfinalizer(lambda: admin("ALTER ROLE app RESET deadlock_timeout"))
+        role = lambda change: place.database.sql(f"ALTER ROLE app {change}", admin=True)  # noqa: E731
+        role("SET deadlock_timeout = '900ms'")
+        request.addfinalizer(lambda: role("RESET deadlock_timeout"))
     engine = create_engine(place.plain, poolclass=NullPool)
     session, items = session_for(engine)
     first, last = sorted((items["kept"], items["doomed"]), key=lambda one: one.id)
@@ -206,7 +207,9 @@ def test_autocommit_leaves_half_and_says_so(file, kind) -> None:
         event.listen(engine, "after_cursor_execute", lock)
         event.listen(engine, "handle_error", lambda context: others[0].rollback())
         if kind != "driver":
-            event.listen(engine, "connect", lambda raw, record: raw.execute("PRAGMA busy_timeout = 10"))
+            event.listen(
+                engine, "connect", lambda raw, record: raw.execute("PRAGMA busy_timeout = 10")
+            )
         with pytest.raises(CommitOutcomeUnknownError, match="AUTOCOMMIT"):
             commit_with_retry(session, **FAST)
         others[0].close()
@@ -454,7 +457,7 @@ def test_a_cancelled_commit_is_a_doubt(postgres) -> None:
             session.add(Note(name="new"))
             committing = asyncio.create_task(commit_with_retry(session, **FAST))
             waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
-            while postgres.ask(waiting) == [(0,)]:
+            while postgres.ask(waiting) == [(0,)]:  # noqa: ASYNC110 - it is the server that is waited for
                 await asyncio.sleep(0.01)
             committing.cancel()
             with pytest.raises(CommitOutcomeUnknownError) as caught:
@@ -527,6 +530,20 @@ def test_an_installed_sqlite_engine_waits_at_commit_by_itself(tmp_path) -> None:
     assert notes(place) == ["new"]
 
 
+def test_a_lock_that_an_installed_engine_has_waited_for_is_not_waited_for_again(file) -> None:
+    engine = file.engine()
+    install(engine, timeout=0.3)
+    began = time.monotonic()
+    with locked(file), Session(engine) as session:
+        session.add(Note(id=5, name="new"))
+        with pytest.raises(OperationalError) as caught:
+            commit_with_retry(session, deadline=20, **FAST)
+        assert isinstance(caught.value.orig, LockTimeoutError)
+        assert "new Note(id=5)" in caught.value.__notes__[-1]
+    assert time.monotonic() - began < 10
+    uninstall(engine)
+
+
 def test_scoped_sessions_and_flask_sqlalchemy(tmp_path, file) -> None:
     session = scoped_session(sessionmaker(file.engine()))
     session.add(Note(name="scoped"))
@@ -562,6 +579,8 @@ def test_it_leaves_nothing_behind(file) -> None:
 
 
 def test_settings_are_checked() -> None:
+    with pytest.raises(TypeError, match="a session is needed, not NoneType"):
+        commit_with_retry(None)
     with Session() as session:
         with pytest.raises(TypeError):
             commit_with_retry(session, attempts=3)

@@ -11,9 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.exc import StaleDataError
 
-from turnwise.attempts import Attempts, add_note, plan
+from turnwise.attempts import Attempts, add_note, causes, plan
 from turnwise.classification import classify
-from turnwise.errors import CommitNotReplayableError, CommitOutcomeUnknownError
+from turnwise.errors import (
+    CommitNotReplayableError,
+    CommitOutcomeUnknownError,
+    LockTimeoutError,
+)
 from turnwise.sqlalchemy.committing import (
     Committing,
     connections_of,
@@ -88,6 +92,8 @@ def commit_with_retry(
     target = session.registry() if hasattr(session, "registry") else session
     if isinstance(target, Session):
         return _Commit(target, how, verify).run()
+    if not hasattr(target, "run_sync"):
+        raise TypeError(f"a session is needed, not {type(session).__name__}")
     return _commit_async(target, how, verify)
 
 
@@ -172,6 +178,8 @@ class _Commit:
             raise error
         if committing.is_autocommit:
             raise _unknown("in AUTOCOMMIT each statement commits, and one has failed") from error
+        if any(isinstance(one, LockTimeoutError) for one in causes(error)):
+            self._give_up(error)  # `install` has waited for the lock as long as it may.
         self._require_replayable(error)
         pause = self._pause(error, verdict)
         self._put_back(error)
@@ -226,9 +234,12 @@ class _Commit:
         if pause is None:
             self._verdict = None
             self._attempts.note(error)
-            add_note(error, f"turnwise: not committed: {named(self._lost())}")
-            raise error
+            self._give_up(error)
         return pause
+
+    def _give_up(self, error: Exception) -> NoReturn:
+        add_note(error, f"turnwise: not committed: {named(self._lost())}")
+        raise error
 
     def _put_back(self, error: Exception) -> None:
         self._roll_back()

@@ -215,7 +215,7 @@ def sleep(seconds: float) -> None:
     """Wait: the thread, or in SQLAlchemy's greenlets the task."""
     from sqlalchemy.util import concurrency
 
-    if "asyncio" in sys.modules and concurrency.in_greenlet():
+    if "sqlalchemy.ext.asyncio" in sys.modules and concurrency.in_greenlet():
         import asyncio
 
         wait(asyncio.sleep(seconds))
