@@ -413,6 +413,25 @@ def test_a_listener_that_adds_objects_when_one_is_put_back_is_seen(place, engine
         assert ("new",) not in place.ask("SELECT name FROM author")
 
 
+def test_a_listener_that_fails_when_objects_are_put_back_leaves_no_half(place, engine) -> None:
+    reset(place)
+    with Session(engine) as session:
+        seen = []
+
+        def fail(session, one) -> None:
+            seen.append(one)
+            if len(seen) == 4:
+                raise ZeroDivisionError
+
+        event.listen(session, "transient_to_pending", fail)
+        session.add_all([Author(name="new"), Author(name="newer")])
+        with place.fails_at_commit(engine), pytest.raises(CommitNotReplayableError) as caught:
+            commit_with_retry(session, **FAST)
+        assert "ZeroDivisionError" in caught.value.reason
+        session.commit()
+    assert place.ask("SELECT name FROM author WHERE name LIKE 'new%'") == []
+
+
 def test_listeners_of_the_flush_run_again_on_what_was_there_before(place, engine) -> None:
     reset(place)
     with Session(engine, expire_on_commit=False) as session:

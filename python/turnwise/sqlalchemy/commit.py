@@ -110,7 +110,7 @@ class _Commit:
         self._attempts: Attempts | None = None
         self._committing = Committing(session, self._heal)
         self._is_alone = not connections_of(session.get_transaction())
-        self._work = PendingWork(session)
+        self._work = PendingWork(session, names_only=not self._is_alone)
         self._verdict: Verdict | None = None
 
     def run(self) -> Literal[True]:
@@ -249,6 +249,12 @@ class _Commit:
         except NotRestoredError as reason:
             self._roll_back()
             self._give_back(error, str(reason))
+        except Exception as failure:  # noqa: BLE001 - a listener's
+            self._roll_back()
+            self._give_back(error, f"a listener has failed with {type(failure).__name__}")
+        except BaseException:
+            self._roll_back()  # Not half of it.
+            raise
 
     def _roll_back(self) -> None:
         try:

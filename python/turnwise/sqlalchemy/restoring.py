@@ -37,9 +37,12 @@ class NotRestoredError(Exception):
 
 
 class PendingWork:
-    """What a session is about to write, and every object that it holds."""
+    """What a session is about to write, and every object that it holds.
 
-    def __init__(self, session: Session) -> None:
+    With ``names_only`` it cannot be restored, and costs nothing for objects that are not written.
+    """
+
+    def __init__(self, session: Session, *, names_only: bool = False) -> None:
         self._session = session
         shapes = _Shapes()
         self._new = sorted(
@@ -49,7 +52,7 @@ class PendingWork:
         self._deleted = list(session.deleted)
         self._persistent = [
             _Kept(one, shapes)
-            for one in session.identity_map.values()
+            for one in (session.dirty if names_only else session.identity_map.values())
             if not _is_merely_expired(instance_state(one))
         ]
         self.obstacle = self._obstacle()
