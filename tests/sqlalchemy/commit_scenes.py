@@ -278,10 +278,10 @@ SESSIONS = {
 class PostgreSQLPlace(ServerPlace):
     dialect, driver = "postgresql", "psycopg2"
 
-    def engine(self, url=None):
+    def engine(self, url=None, poolclass=NullPool):
         return create_engine(
             url or self.plain,
-            poolclass=NullPool,
+            poolclass=poolclass,
             connect_args={"options": "-c lock_timeout=50ms"},
             isolation_level="SERIALIZABLE",
         )

@@ -143,9 +143,11 @@ def refused(place, session, engine, why):
 
 def test_work_in_a_begin_block_is_refused(file) -> None:
     engine = file.engine()
-    with Session(engine) as session, contextlib.suppress(Exception), session.begin():
-        session.add(Note(name="new"))
-        refused(file, session, engine, "begin()")
+    with Session(engine) as session:
+        with session.begin():
+            session.add(Note(name="new"))
+            refused(file, session, engine, "begin()")
+        assert not session.in_transaction()
 
 
 def test_a_session_that_joins_a_connection_is_refused(file) -> None:
