@@ -10,7 +10,8 @@ import contextlib
 from typing import ClassVar
 
 import pytest
-from sqlalchemy import Column, ForeignKey, String, Table, create_engine, event, inspect
+from sqlalchemy import JSON, Column, ForeignKey, String, Table, create_engine, event, inspect
+from sqlalchemy.ext.mutable import MutableDict
 from sqlalchemy.orm import (
     DeclarativeBase,
     Mapped,
@@ -67,6 +68,7 @@ class Author(Base):
     x: Mapped[int] = mapped_column(default=0)
     y: Mapped[int] = mapped_column(default=0)
     at: Mapped[Point] = composite("x", "y")
+    data: Mapped[dict | None] = mapped_column(MutableDict.as_mutable(JSON))
     articles: Mapped[list[Article]] = relationship(
         back_populates="author", cascade="all, delete-orphan", order_by="Article.title"
     )
@@ -148,7 +150,7 @@ def reset(place) -> None:
     with contextlib.closing(Session(place.own)) as session:
         tags = {name: Tag(name=name) for name in ("old", "new")}
         session.add_all(tags.values())
-        session.add(Author(name="ann", articles=[
+        session.add(Author(name="ann", data={"k": 1}, articles=[
             Article(title="one", tags={tags["old"]}, pages={"p": Page(key="p")}),
             Review(title="two", stars=3),
         ]))  # fmt: skip
@@ -159,7 +161,7 @@ def reset(place) -> None:
 def rows(place):
     """Everything, without the numbers that a sequence does not give twice."""
     return [
-        place.ask("SELECT name, secret, n, version, x, y FROM author ORDER BY name"),
+        place.ask("SELECT name, secret, n, version, x, y, data FROM author ORDER BY name"),
         place.ask("""
             SELECT title, article.kind, author.name, stars FROM article
             JOIN author ON author.id = author_id LEFT JOIN review ON review.id = article.id
@@ -237,6 +239,10 @@ def composite_changed(session, found):
     found["ann"].at = Point(3, 4)
 
 
+def changed_in_place(session, found):
+    found["ann"].data["k"] = 2
+
+
 def validated_once(session, found):
     found["ann"].secret = "abc"
 
@@ -280,6 +286,7 @@ SCENES = [
     replaced_row,
     sql_expression,
     composite_changed,
+    changed_in_place,
     validated_once,
     expired_first,
     inherited,
@@ -390,6 +397,29 @@ def test_a_version_that_another_has_raised_meanwhile_is_not_written_over(place, 
         session.rollback()
         assert found["ann"].n == 1
         assert place.ask("SELECT n, version FROM author WHERE name = 'ann'") == [(1, 2)]
+
+
+def test_a_session_that_does_not_begin_by_itself(place, engine) -> None:
+    reset(place)
+    with Session(engine, autobegin=False) as session:
+        session.begin()
+        session.add(Author(name="new"))
+        with place.fails_at_commit(engine):
+            assert commit_with_retry(session, **FAST)
+        assert not session.in_transaction()
+    assert place.ask("SELECT count(*) FROM author WHERE name = 'new'") == [(1,)]
+
+
+def test_a_change_in_place_is_still_noticed_afterwards(place, engine) -> None:
+    reset(place)
+    with Session(engine, expire_on_commit=False) as session:
+        ann = loaded(session)["ann"]
+        ann.data["k"] = 2
+        with place.fails_at_commit(engine):
+            assert commit_with_retry(session, **FAST)
+        ann.data["k"] = 3
+        session.commit()
+    assert place.ask("SELECT data FROM author WHERE name = 'ann'") == [({"k": 3},)]
 
 
 def test_a_changed_collection_that_is_never_loaded_is_refused(place, engine) -> None:

@@ -201,7 +201,7 @@ class _Commit:
         return verdict
 
     def _require_replayable(self, error: Exception) -> None:
-        obstacle = self._work.obstacle or self._committing.obstacle()
+        obstacle = self._work.obstacle() or self._committing.obstacle()
         if not self._is_alone:
             obstacle = "other statements ran in the transaction before"
         if obstacle is not None:

@@ -55,10 +55,9 @@ class PendingWork:
             for one in (session.dirty if names_only else session.identity_map.values())
             if not _is_merely_expired(instance_state(one))
         ]
-        self.obstacle = self._obstacle()
-        """Why it could not be put back; ``None`` if it can be."""
 
-    def _obstacle(self) -> str | None:
+    def obstacle(self) -> str | None:
+        """Why it cannot be put back; ``None`` if it can be."""
         for kept in (*self._new, *self._persistent):
             for key in kept.committed:
                 impl = kept.state.manager[key].impl
@@ -92,13 +91,13 @@ class PendingWork:
         if not session.autobegin and not session.in_transaction():
             session.begin()
         with session.no_autoflush:
+            for kept in self._persistent:
+                kept.require(kept.state.key == kept.key, "has another primary key")
+                kept.require(kept.obj in session, "has left the session")
             for kept in self._new:
                 kept.require(kept.state.transient, "is not transient")
                 session._save_impl(kept.state)  # Not `add`: it cascades to what was not new.
             for kept in (*self._persistent, *self._new):
-                if kept not in self._new:
-                    kept.require(kept.state.key == kept.key, "has another primary key")
-                    kept.require(kept.obj in session, "has left the session")
                 kept.put_back()
             for one in self._deleted:
                 # Not `delete`: it loads what it cascades to.
