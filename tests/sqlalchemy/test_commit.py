@@ -18,7 +18,7 @@ from sqlalchemy.pool import NullPool
 
 from commit_scenes import Base, File, Item, MariaDBPlace, Note, PostgreSQLPlace, session_for
 from proxy import AFTER, BEFORE, Proxy
-from servers import Database
+from servers import Database, MariaDB, PostgreSQL
 from turnwise.errors import (
     CommitNotReplayableError,
     CommitOutcomeUnknownError,
@@ -57,14 +57,19 @@ def postgres(postgres_place):
     return postgres_place
 
 
-@pytest.fixture
-def maria(mariadb):
+@pytest.fixture(scope="module")
+def maria_place(mariadb):
     with mariadb.database() as name:
         place = MariaDBPlace(Database(mariadb, name))
         place.fill()
-        place.reset()
         yield place
         place.close()
+
+
+@pytest.fixture
+def maria(maria_place):
+    maria_place.reset()
+    return maria_place
 
 
 @contextlib.contextmanager
@@ -337,6 +342,45 @@ def test_a_verify_that_does_not_say_leaves_the_doubt(postgres, answer) -> None:
             assert isinstance(caught.value.__cause__, OperationalError)
     postgres.settle()
     assert notes(postgres) == ["new"]
+
+
+ASYNCHRONOUS = {"psycopg_async", "asyncpg", "aiomysql", "asyncmy"}
+DRIVERS = [
+    pytest.param(kind.dialect, name, id=name)
+    for kind in (PostgreSQL, MariaDB)
+    for name in kind.drivers
+]
+
+
+@pytest.mark.parametrize(("dialect", "driver"), DRIVERS)
+def test_every_driver_s_loss_at_commit_is_a_doubt(request, dialect, driver) -> None:
+    place = request.getfixturevalue({"postgresql": "postgres", "mariadb": "maria"}[dialect])
+
+    def engine_at(url):
+        make = create_async_engine if driver in ASYNCHRONOUS else create_engine
+        return make(url, poolclass=NullPool)
+
+    def raised(engine):
+        async def commit():
+            async with AsyncSession(engine) as session:
+                session.add(Note(name="new"))
+                await commit_with_retry(session, **FAST)
+
+        with pytest.raises(CommitOutcomeUnknownError) as caught:
+            if driver in ASYNCHRONOUS:
+                asyncio.run(commit())
+            else:
+                with Session(engine) as session:
+                    session.add(Note(name="new"))
+                    commit_with_retry(session, **FAST)
+        return caught.value
+
+    with Proxy(place.database.server) as proxy:
+        engine = engine_at(proxy.url(place.database.url(driver)))
+        proxy.cut_next_commit(AFTER)
+        assert isinstance(raised(engine).__cause__, DBAPIError)
+    place.settle()
+    assert notes(place) == ["new"]
 
 
 def test_a_verified_commit_leaves_a_committed_session(postgres) -> None:

@@ -430,6 +430,7 @@ def test_memory_in_many_threads():
             add(connection, number)
             connection.commit()
             seen.extend(connection.scalars(select(ITEM.c.id)))
+            connection.detach()  # Closed with the thread.
 
     threads = [threading.Thread(target=run, args=(number,)) for number in range(4)]
     for thread in threads:

@@ -12,6 +12,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from sqlalchemy.pool import PoolProxiedConnection
+from sqlalchemy.util import is_exit_exception
 
 from turnwise.classification import Observation, observation_of, observe
 from turnwise.errors import TransactionPoisonedError, TurnwiseError
@@ -38,7 +39,12 @@ class Losses:
 
 
 class Handle:
-    """What the guard remembers of one connection: all but ``guard`` is of its transaction."""
+    """What the guard remembers of a checked-out connection and its transaction.
+
+    It belongs to the pool's proxy, which ends with the checkout, and not to the connection's
+    ``info``: an error holds the frames that it passed, and with them what would return a forgotten
+    connection to the pool.
+    """
 
     __slots__ = (
         "__weakref__",
@@ -46,38 +52,40 @@ class Handle:
         "guard",
         "has_read",
         "has_written",
-        "info",
         "is_doubtful",
         "is_poisoned",
+        "is_used",
         "last",
         "losses",
         "statement",
         "wants_to_write",
     )
 
-    def __init__(self, guard: Guard, info: dict[Any, Any]) -> None:
+    def __init__(self, guard: Guard) -> None:
         self.guard = guard
-        self.info = info
-        self.begin()
+        self.end()
 
-    def begin(self) -> None:
-        """Forget the transaction before."""
+    def end(self) -> None:
+        """Forget the transaction."""
         self.error: BaseException | None = None
         """The first error since the last statement that succeeded."""
         self.last: BaseException | None = None
         self.statement: str | None = None
+        self.losses: Losses | None = None
         self.is_poisoned = False
         self.is_doubtful = False
         """Errors can come that the guard does not see."""
         self.has_read = False
         self.has_written = False
         self.wants_to_write = False
-        self.losses: Losses | None = None
+        self.is_used = False
+        """Whether there is anything to forget."""
 
     def lose(self) -> None:
         """The transaction is gone. Say so if an error took writes with it."""
         if self.losses is not None and (self.has_written or self.wants_to_write):
             self.losses.error = self.losses.error or self.error
+        self.end()
 
 
 class Guard:
@@ -88,22 +96,18 @@ class Guard:
         self.settings = settings
         self.title = title
         """What log lines and events call the database."""
-        self.handles: weakref.WeakSet[Handle] = weakref.WeakSet()
         self.troubled: dict[int, weakref.ref[Handle]] = {}
         """The handles that remember an error: while there are none, statements are not checked."""
 
     # Transactions.
 
     def do_begin(self, proceed: Function, connection: Any) -> Any:
-        """Begin with a clean memory, and with what SQLAlchemy's own rollback has left out."""
-        handle = self.handle_of(connection)
+        """Tell what was known when BEGIN failed."""
         try:
-            result = proceed(connection)
+            return proceed(connection)
         except BaseException as error:
-            self._observe(error, handle, connection, "begin", was=False)
+            self._observe(error, self.handle_of(connection), connection, "begin", was=False)
             raise
-        self._begun(handle)
-        return result
 
     def do_commit(self, proceed: Function, connection: Any) -> Any:
         """Commit, unless the transaction is gone already. What failed is rolled back at once.
@@ -111,26 +115,24 @@ class Guard:
         SQLAlchemy sends no ROLLBACK after a COMMIT that failed: a driver that still has the
         transaction open would commit it with the next one.
         """
-        handle = self.handle_of(connection)
-        if handle.is_poisoned:
-            self._refuse_commit(handle, lambda: self.dialect.do_rollback(connection))
+        if self.must_not_commit(connection):
+            self._refuse_commit(connection, lambda: self.dialect.do_rollback(connection))
         try:
             result = proceed(connection)
         except BaseException as error:
-            self._commit_failed(error, handle, connection)
+            self._commit_failed(error, self.handle_of(connection), connection)
             raise
-        self._settle(handle)
+        self._ended(connection)
         return result
 
     def do_rollback(self, proceed: Function, connection: Any) -> Any:
         """Roll back, and forget what was wrong."""
-        handle = self.handle_of(connection)
         try:
             result = proceed(connection)
         except BaseException as error:
-            self._observe(error, handle, connection, "rollback")
+            self._observe(error, self.handle_of(connection), connection, "rollback")
             raise
-        self._rolled_back(handle)
+        self._ended(connection)
         return result
 
     def do_rollback_to_savepoint(self, proceed: Function, connection: Any, name: str) -> Any:
@@ -139,27 +141,30 @@ class Guard:
         if handle.is_poisoned:
             return None
         result = proceed(connection, name)
-        self._overcome(handle)
+        if handle.error is not None:
+            self._overcome(handle)
         return result
 
-    def do_begin_twophase(self, proceed: Function, connection: Any, xid: Any) -> Any:
-        """Begin, as above."""
-        result = proceed(connection, xid)
-        self._begun(self.handle_of(connection.connection))
+    def do_commit_twophase(self, proceed: Function, connection: Any, *rest: Any, **o: Any) -> Any:
+        """Commit, and forget the transaction."""
+        result = proceed(connection, *rest, **o)
+        self._ended(connection.connection)
         return result
 
-    def do_rollback_twophase(
-        self, proceed: Function, connection: Any, *arguments: Any, **o: Any
-    ) -> Any:
+    def do_rollback_twophase(self, proceed: Function, connection: Any, *rest: Any, **o: Any) -> Any:
         """Roll back, as above: with statements, which must not be refused."""
-        handle = self.handle_of(connection.connection)
+        pooled = connection.connection
+        handle = self.handle_of(pooled)
         was_poisoned, handle.is_poisoned = handle.is_poisoned, False
+        note = pooled.info.pop(KEY, None)
         try:
-            result = proceed(connection, *arguments, **o)
+            result = proceed(connection, *rest, **o)
         except BaseException:
             handle.is_poisoned = was_poisoned
+            if note is not None:
+                pooled.info[KEY] = note
             raise
-        self._rolled_back(handle)
+        self._ended(pooled)
         return result
 
     # Statements. This is the path whose cost counts.
@@ -201,8 +206,7 @@ class Guard:
                 self._remember(error, handle, None, connection, was=None, is_write=False)
             if lost:
                 handle.error = handle.error or error
-                handle.lose()
-                self._settle(handle)
+                self._ended(connection)
         return lost
 
     # What a family of databases knows better.
@@ -226,85 +230,83 @@ class Guard:
 
     # The rest.
 
-    def handle_of(self, connection: Any) -> Handle:
-        """What is remembered of a connection of the pool."""
-        try:
-            info = connection.info
-        except NotImplementedError:  # While a dialect is initialised there is none.
-            return Handle(self, {})
-        handle: Handle | None = info.get(KEY)
-        if handle is None:
-            handle = info[KEY] = Handle(self, info)
-            self.handles.add(handle)
-        return handle
+    def must_not_commit(self, connection: Any) -> bool:
+        """Whether the transaction is gone already."""
+        return bool(self.troubled) and self._is_poisoned(connection)
 
-    def leave(self) -> None:
-        """Take what is remembered out of the connections of the pool."""
-        for handle in list(self.handles):
-            handle.info.pop(KEY, None)
-
-    def roll_back(self, handle: Handle, roll_back: Function) -> None:
-        """Roll back for SQLAlchemy. If that fails, the handle stays poisoned."""
-        try:
-            roll_back()
-        except Exception:  # noqa: BLE001 - the error that led here is the one to raise
-            handle.is_poisoned = True
-            self._trouble(handle)
-
-    def poisoned(self, handle: Handle) -> TransactionPoisonedError:
-        """The error that a statement on a handle without its transaction gets."""
+    def refusal(self, handle: Handle) -> TurnwiseError:
+        """The error that a statement, or COMMIT, gets without its transaction."""
         return TransactionPoisonedError(
             f"{self.name} has ended this transaction, and what it had written is gone, when "
             f"{described(handle)}: roll back, then begin again"
         )
 
-    def _begun(self, handle: Handle) -> None:
-        # A poisoned handle is only met here where connections of the application share one of the
-        # driver (StaticPool).
-        if not handle.is_poisoned:
-            self._settle(handle)
-            handle.begin()
+    def handle_of(self, connection: Any) -> Handle:
+        """What is remembered of a connection of the pool."""
+        own = _own(connection)
+        handle: Handle | None = own.get(KEY)
+        if handle is None:
+            handle = own[KEY] = Handle(self)
+        return handle
 
-    def _refuse_commit(self, handle: Handle, roll_back: Function) -> NoReturn:
-        refusal, first = self.poisoned(handle), handle.error
-        self.roll_back(handle, roll_back)
+    def roll_back(self, connection: Any, roll_back: Function) -> None:
+        """Roll back for SQLAlchemy. If that fails, the handle is poisoned."""
+        try:
+            roll_back()
+        except Exception:  # noqa: BLE001 - the error that led here is the one to raise
+            self._poison(connection)
+
+    def _refuse_commit(self, connection: Any, roll_back: Function) -> NoReturn:
+        handle = self.handle_of(connection)
+        refusal, first = self.refusal(handle), handle.error
+        self.roll_back(connection, roll_back)
         raise refusal from first
 
+    def _poison(self, connection: Any) -> None:
+        handle = self.handle_of(connection)
+        handle.is_poisoned = True
+        self._trouble(handle)
+        # For others who share the driver's connection (StaticPool), without the error.
+        connection.info[KEY] = described(handle)
+
+    def _is_poisoned(self, connection: Any) -> bool:
+        return self.handle_of(connection).is_poisoned or KEY in connection.info
+
     def _check(self, context: Any) -> None:
-        handle = None if context is None else self.handle_of(context.root_connection.connection)
-        if handle is not None and handle.is_poisoned:
-            raise self.poisoned(handle) from handle.error
+        if context is not None and self._is_poisoned(context.root_connection.connection):
+            handle = self.handle_of(context.root_connection.connection)
+            raise self.refusal(handle) from handle.error
 
     def _check_after(self, statement: str, context: Any) -> None:
-        handle = None if context is None else self.handle_of(context.root_connection.connection)
-        if handle is not None and handle.error is not None:
-            self._overcome(handle)
+        if context is not None:
+            handle = self.handle_of(context.root_connection.connection)
+            if handle.error is not None:
+                self._overcome(handle)
 
     def _succeeded(self, statement: str, context: Any) -> None:
         handle = self.handle_of(context.root_connection.connection)
-        if not handle.has_written:
-            handle.has_written = context.is_crud or words.writes(statement)
+        if not handle.has_written and (context.is_crud or words.writes(statement)):
+            handle.has_written = handle.is_used = True
 
     def _overcome(self, handle: Handle) -> None:
         """The transaction has gone on after an error."""
-        self._settle(handle)
+        self.troubled.pop(id(handle), None)
         handle.error = handle.statement = None
         handle.wants_to_write = False
 
-    def _settle(self, handle: Handle) -> None:
+    def _ended(self, connection: Any) -> None:
+        handle = _own(connection).get(KEY)
+        if handle is None:
+            return
+        if handle.is_used:
+            handle.lose()
         if self.troubled:
             self.troubled.pop(id(handle), None)
+            connection.info.pop(KEY, None)
 
     def _trouble(self, handle: Handle) -> None:
         key = id(handle)
         self.troubled[key] = weakref.ref(handle, lambda _: self.troubled.pop(key, None))
-
-    def _rolled_back(self, handle: Handle) -> None:
-        if handle.error is not None:
-            handle.lose()
-            handle.error = handle.last = handle.statement = None
-        handle.is_poisoned = False
-        self._settle(handle)
 
     def _failed(
         self, error: BaseException, statement: str, context: Any, *, was: bool | None = None
@@ -331,11 +333,12 @@ class Guard:
         if handle.error is None:
             handle.error, handle.statement = error, statement
         handle.wants_to_write |= is_write
+        handle.is_used = True
         self._trouble(handle)
-        if not isinstance(error, Exception):
-            handle.lose()  # SQLAlchemy discards the connection.
+        if is_exit_exception(error):  # SQLAlchemy discards the connection.
+            self._ended(connection)
         elif self.has_ended(error, observation, connection):
-            handle.is_poisoned = True
+            self._poison(connection)
 
     def _observe(
         self,
@@ -356,7 +359,7 @@ class Guard:
             is_read=is_read,
             journal=self.journal(connection, error, phase),
         )
-        handle.last = error
+        handle.last, handle.is_used = error, True
         observe(error, observation)
         return observation
 
@@ -364,15 +367,25 @@ class Guard:
         self._observe(error, handle, connection, "commit", was=True)
         if handle.error is None:
             handle.error, handle.statement = error, "COMMIT"
-        if not isinstance(error, Exception):
-            handle.lose()  # SQLAlchemy discards the connection.
+        handle.is_used = True
+        if is_exit_exception(error):  # SQLAlchemy discards the connection.
+            self._ended(connection)
         elif not self._is_lost(error, connection):
-            self.roll_back(handle, lambda: self.dialect.do_rollback(connection))
+            self.roll_back(connection, lambda: self.dialect.do_rollback(connection))
 
-    def _is_lost(self, error: Exception, connection: Any) -> bool:
+    def _is_lost(self, error: BaseException, connection: Any) -> bool:
         if not isinstance(error, self.dialect.loaded_dbapi.Error):
             return False
         return bool(self.dialect.is_disconnect(error, connection, None))
+
+
+def _own(connection: Any) -> dict[str, Any]:
+    """The attributes of the pool's proxy itself, which passes on what it has not."""
+    try:
+        own: dict[str, Any] = object.__getattribute__(connection, "__dict__")
+    except AttributeError:  # While a dialect is initialised.
+        return {}
+    return own
 
 
 def described(handle: Handle) -> str:

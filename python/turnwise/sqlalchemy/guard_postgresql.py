@@ -5,7 +5,7 @@ The drivers take that for success; pg8000 alone looks.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from turnwise import drivers
 from turnwise.errors import RolledBackError
@@ -13,7 +13,12 @@ from turnwise.sqlalchemy import words
 from turnwise.sqlalchemy.guard import Guard, Handle, described
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy.engine.interfaces import Dialect
+
     from turnwise.sqlalchemy.interception import Function
+    from turnwise.sqlalchemy.settings import Settings
 
 _IDLE, _IN_ERROR = 0, 3
 """What libpq calls PQTRANS_IDLE and PQTRANS_INERROR."""
@@ -23,51 +28,44 @@ _IN_FAILED_TRANSACTION = "25P02"
 class PostgresqlGuard(Guard):
     """Never sends COMMIT where the server would roll back."""
 
-    def do_commit(self, proceed: Function, connection: Any) -> Any:
-        """Commit, unless a statement has failed and nobody has rolled back."""
-        if self._is_aborted(connection):
-            self._give_up(connection, lambda: self.dialect.do_rollback(connection))
-        return super().do_commit(proceed, connection)
+    def __init__(self, dialect: Dialect, settings: Settings, title: str) -> None:
+        super().__init__(dialect, settings, title)
+        self._status = _STATUS.get(dialect.driver)
+        """The state of the transaction, of libpq; None where the driver hides it."""
 
     def do_prepare_twophase(self, proceed: Function, connection: Any, xid: Any) -> Any:
-        """Prepare, as above. SQLAlchemy rolls back itself after an error."""
-        if self._is_aborted(connection.connection):
+        """Prepare, unless a statement has failed. SQLAlchemy rolls back itself after an error."""
+        if self.must_not_commit(connection.connection):
             handle = self.handle_of(connection.connection)
-            raise self._rolled_back_error(handle) from handle.error
+            raise self.refusal(handle) from handle.error
         return proceed(connection, xid)
 
     def do_commit_twophase(
         self, proceed: Function, connection: Any, xid: Any, *prepared: Any, **o: Any
     ) -> Any:
-        """Commit, as above, if it was not prepared."""
-        if prepared == (False,) and self._is_aborted(connection.connection):
-            self._give_up(
+        """Commit, unless a statement has failed and it was not prepared."""
+        if prepared == (False,) and self.must_not_commit(connection.connection):
+            self._refuse_commit(
                 connection.connection,
                 lambda: self.dialect.do_rollback_twophase(connection, xid, is_prepared=False),
             )
-        return proceed(connection, xid, *prepared, **o)
+        return super().do_commit_twophase(proceed, connection, xid, *prepared, **o)
 
     def in_transaction(self, connection: Any) -> bool | None:
         """What the driver says, where it says it."""
-        status = _status(connection)
-        return None if status is None else status != _IDLE
+        return None if self._status is None else self._status(connection) != _IDLE
 
-    def _is_aborted(self, connection: Any) -> bool:
-        status = _status(connection)
-        if status is not None:
-            return status == _IN_ERROR
+    def must_not_commit(self, connection: Any) -> bool:
+        """Whether a statement has failed, and nobody has rolled back."""
+        if self._status is not None:
+            return self._status(connection) == _IN_ERROR
         handle = self.handle_of(connection)
         if handle.error is None and not handle.is_doubtful:
             return False
         return _is_refused(connection)
 
-    def _give_up(self, connection: Any, roll_back: Function) -> NoReturn:
-        handle = self.handle_of(connection)
-        refusal, first = self._rolled_back_error(handle), handle.error
-        self.roll_back(handle, roll_back)
-        raise refusal from first
-
-    def _rolled_back_error(self, handle: Handle) -> RolledBackError:
+    def refusal(self, handle: Handle) -> RolledBackError:
+        """The error that COMMIT gets."""
         return RolledBackError(
             "PostgreSQL would have answered COMMIT with ROLLBACK, because a statement had failed "
             f"and the transaction went on: {described(handle)}. Nothing of it is stored"
@@ -78,7 +76,7 @@ class PostgresqlGuard(Guard):
         handle = self.handle_of(context.root_connection.connection)
         if handle.error is None:
             return
-        refusal, first = self._rolled_back_error(handle), handle.error
+        refusal, first = self.refusal(handle), handle.error
         ends = words.commits(statement)
         self._overcome(handle)
         if ends:
@@ -95,18 +93,26 @@ class AsyncpgGuard(PostgresqlGuard):
         result = super().do_execute(proceed, cursor, statement, parameters, context)
         if cursor.server_side and context is not None:
             handle = self.handle_of(context.root_connection.connection)
-            handle.is_doubtful, handle.statement = True, handle.statement or statement
+            handle.is_doubtful = handle.is_used = True
+            handle.statement = handle.statement or statement
         return result
 
 
-def _status(connection: Any) -> int | None:
-    """The state of the transaction, of libpq; None where the driver hides it (asyncpg, pg8000)."""
-    driver = connection.driver_connection
-    libpq = getattr(driver, "pgconn", None)  # psycopg
-    if libpq is None:
-        libpq = getattr(driver, "info", None)  # psycopg2
-    status = getattr(libpq, "transaction_status", None)
-    return None if status is None else int(status)
+def _of_psycopg2(connection: Any) -> int:
+    status: int = connection.dbapi_connection.info.transaction_status
+    return status
+
+
+def _of_psycopg(connection: Any) -> int:
+    status: int = connection.driver_connection.pgconn.transaction_status
+    return status
+
+
+_STATUS: dict[str, Callable[[Any], int]] = {
+    "psycopg2": _of_psycopg2,
+    "psycopg": _of_psycopg,
+    "psycopg_async": _of_psycopg,
+}
 
 
 def _is_refused(connection: Any) -> bool:

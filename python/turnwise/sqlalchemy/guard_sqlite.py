@@ -10,8 +10,6 @@ if TYPE_CHECKING:
     from turnwise.classification import Observation
     from turnwise.sqlalchemy.interception import Function
 
-_JOURNAL = "turnwise.journal"
-
 
 class SqliteGuard(Guard):
     """Poisons a handle whose transaction INTERRUPT, a full disk or ROLLBACK in SQL has ended.
@@ -37,7 +35,8 @@ class SqliteGuard(Guard):
         if context.is_crud or context.is_text or context.isddl:
             self._succeeded(statement, context)
         if cursor.description is not None and self.in_transaction(connection):
-            self.handle_of(connection).has_read = True
+            handle = self.handle_of(connection)
+            handle.has_read = handle.is_used = True
         if self.troubled:
             self._check_after(statement, context)
         return result
@@ -50,6 +49,11 @@ class SqliteGuard(Guard):
         ``skip_autocommit_rollback`` looks at ``isolation_level`` alone, which is None as well where
         the application, or turnwise, begins transactions itself.
         """
+        if self.troubled and self._is_poisoned(connection):
+            driver = connection.driver_connection
+            if getattr(driver, "autocommit", None) is False and not driver.in_transaction:
+                # Python 3.12: with nothing to roll back the driver fails, and begins no more.
+                driver.execute("BEGIN")
         result = super().do_rollback(proceed, connection)
         skips = getattr(self.dialect, "skip_autocommit_rollback", False)
         if skips and self.in_transaction(connection):
@@ -65,28 +69,18 @@ class SqliteGuard(Guard):
         return answer
 
     def journal(self, connection: Any, error: BaseException, phase: str) -> str | None:
-        """The journal mode, which decides what an I/O error at COMMIT means. Asked once."""
+        """The journal mode, which decides what an I/O error at COMMIT means."""
         if phase != "commit":
             return None
-        info: dict[Any, Any] = connection.info
-        if _JOURNAL not in info:
-            cursor = connection.cursor()
-            try:
-                cursor.execute("PRAGMA journal_mode")
-                info[_JOURNAL] = str(cursor.fetchone()[0]).lower()
-            except Exception:  # noqa: BLE001 - then it is not known
-                return None
-            finally:
-                cursor.close()
-        mode: str = info[_JOURNAL]
-        return mode
+        cursor = connection.cursor()
+        try:
+            cursor.execute("PRAGMA journal_mode")
+            return str(cursor.fetchone()[0]).lower()
+        except Exception:  # noqa: BLE001 - then it is not known
+            return None
+        finally:
+            cursor.close()
 
     def has_ended(self, error: BaseException, observation: Observation, connection: Any) -> bool:
         """Whether a transaction that was open is open no more."""
         return bool(observation.was_in_transaction) and observation.in_transaction is False
-
-    def leave(self) -> None:
-        """Take what is remembered out of the connections."""
-        for handle in list(self.handles):
-            handle.info.pop(_JOURNAL, None)
-        super().leave()

@@ -126,7 +126,6 @@ def _uninstall(engine: Engine) -> None:
         return
     lost_writes.unwatch(dialect)
     interception.remove(dialect, "guard")
-    guard.leave()
     turns = interception.layer_of(dialect, "sqlite_turns")
     if turns is not None:
         interception.remove(dialect, "sqlite_turns")

@@ -18,7 +18,7 @@ from turnwise import events
 from turnwise.classification import classify
 from turnwise.errors import WritesLostError
 from turnwise.sqlalchemy import interception
-from turnwise.sqlalchemy.guard import KEY, Guard, Losses
+from turnwise.sqlalchemy.guard import Guard, Losses
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,8 +47,9 @@ class _Lost(NamedTuple):
 def watch(dialect: Dialect) -> None:
     """Listen to sessions."""
     with _changing:
-        if not _watched:
-            for name, listener in _LISTENERS.items():
+        for name, listener in _LISTENERS.items():
+            # Those of an engine that was collected, not uninstalled, are still there.
+            if not event.contains(Session, name, listener):
                 event.listen(Session, name, listener)
         _watched.add(dialect)
 
@@ -56,11 +57,10 @@ def watch(dialect: Dialect) -> None:
 def unwatch(dialect: Dialect) -> None:
     """Listen no more, after the last dialect."""
     with _changing:
-        if dialect in _watched:
-            _watched.discard(dialect)
-            if not _watched:
-                for name, listener in _LISTENERS.items():
-                    event.remove(Session, name, listener)
+        _watched.discard(dialect)
+        for name, listener in _LISTENERS.items() if not _watched else ():
+            if event.contains(Session, name, listener):
+                event.remove(Session, name, listener)
 
 
 def report(guard: Guard, error: BaseException) -> WritesLostError:
@@ -80,9 +80,11 @@ def report(guard: Guard, error: BaseException) -> WritesLostError:
 def _after_begin(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
     vars(session).pop(_LOST, None)
     if transaction.parent is None:
-        handle = connection.connection.info.get(KEY)
-        if handle is not None:
-            handle.losses = vars(transaction).setdefault(_LOSSES, Losses(handle.guard))
+        guard = interception.layer_of(connection.dialect, "guard")
+        if isinstance(guard, Guard):
+            handle = guard.handle_of(connection.connection)
+            handle.losses = vars(transaction).setdefault(_LOSSES, Losses(guard))
+            handle.is_used = True
 
 
 def _after_soft_rollback(session: Session, previous: SessionTransaction) -> None:
