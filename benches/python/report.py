@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Results = dict[str, Any]
+TABLES = {
+    "alone": "One thread alone, Python",
+    "rust": "Rust",
+    "decorators": "Decorators, on a call that succeeds",
+}
 
 
 def write(results: Results, folder: Path) -> tuple[Path, Path]:
@@ -46,7 +51,7 @@ def as_text(results: Results, why: dict[str, str], raw_name: str) -> str:
     parts = results["parts"]
     if "story" in parts:
         lines += _story(parts["story"])
-    for part, title in (("alone", "One thread alone, Python"), ("rust", "Rust")):
+    for part, title in TABLES.items():
         if part in parts:
             lines += [f"## {title}", "", *_sides(parts[part]["measures"]), ""]
     if "loop" in parts:
@@ -128,12 +133,19 @@ def _story(story: Results) -> list[str]:
 
 
 def _sides(measures: Results) -> Iterator[str]:
-    rows = []
+    names: list[str] = []
+    for measure in measures.values():
+        names += [name for name in measure["rounds"][0] if name not in names]
+    rows = [("measure", "unit", *names)]
     for name, measure in measures.items():
-        names = list(measure["rounds"][0])
-        rows = rows or [("measure", "unit", *names)]
-        medians = [statistics.median(one[side] for one in measure["rounds"]) for side in names]
-        rows.append((name, measure["unit"], *map(short, medians)))
+        sides = measure["rounds"][0]
+        cells = [
+            short(statistics.median(one[side] for one in measure["rounds"]))
+            if side in sides
+            else ""
+            for side in names
+        ]
+        rows.append((name, measure["unit"], *cells))
     yield from table(rows)
 
 

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from types import CodeType, FrameType
     from typing import Any
 
-    from sqlalchemy.orm import Session
-
     from turnwise._native import Verdict
     from turnwise.attempts import Plan
 
@@ -82,7 +80,7 @@ class _Loop:
             started_at_ns=mark,
         )
         self._pause = 0.0
-        self._begun: list[Session] = []
+        self._found: sessions.Survey | None = None
 
     def begins(self, error: Exception) -> bool:
         """Whether the first failure is to be retried, by the unit that asks.
@@ -99,19 +97,21 @@ class _Loop:
         """Whether another failure is to be retried."""
         verdict = self._unit.judge(error)
         if verdict is None:
-            self._attempts.give_up(error, "not_retryable")
+            verdict = classify(error, overrides=self._unit.plan.overrides)
+            self._attempts.give_up(error, verdict, "not_retryable")
             return False
         return self._goes_on(error, verdict)
 
     def _goes_on(self, error: Exception, verdict: Verdict) -> bool:
         if sessions.committed_at() > self._mark:
             add_note(error, "turnwise: not retried: a session has committed in the unit of work")
-            self._attempts.give_up(error, "not_retryable")
+            self._attempts.give_up(error, verdict, "not_retryable")
             return False
-        why, self._begun = survey(error, self._mark, self._args, self._kwargs)
-        if why is not None:
-            self._attempts.give_up(error, "not_retryable")
-            raise not_owned(error, why) from error.__cause__
+        found = survey(error, self._mark, self._args, self._kwargs)
+        if found.foreign is not None:
+            self._attempts.give_up(error, verdict, "not_retryable")
+            raise not_owned(error, found.foreign) from error.__cause__
+        self._found = found
         pause = self._attempts.after(error, verdict=verdict)
         if pause is None:
             self._attempts.note(error)
@@ -121,19 +121,20 @@ class _Loop:
 
     def roll_back(self) -> None:
         """Roll back what the attempt has begun, while its error still keeps that alive."""
-        sessions.roll_back(self._begun)
-        self._begun = []
+        found, self._found = self._found, None
+        if found and (found.begun or found.free):
+            sessions.roll_back(found)
 
     async def aroll_back(self) -> None:
         """Do the same in a coroutine."""
-        if self._begun:
-            await sessions.aroll_back(self._begun)
-            self._begun = []
+        found, self._found = self._found, None
+        if found and (found.begun or found.free):
+            await sessions.aroll_back(found)
 
     def repeat(self, function: Callable[..., Any]) -> Any:  # noqa: ANN401 - the function's own
         """Sleep and try again until it succeeds or is given up."""
         while True:
-            if not sessions.await_in_greenlet(self._pause):
+            if not sessions.sleep_in_greenlet(self._pause):
                 time.sleep(self._pause)
             try:
                 result = function(*self._args, **self._kwargs)
@@ -195,9 +196,10 @@ def wrapped(
     unit: Unit, function: Callable[..., Any], name: str, *, is_async: bool
 ) -> Callable[..., Any]:
     """A function that does the same as ``function``, and is the unit of work ``name``."""
+    modules = sys.modules
 
     def watching() -> int:
-        if sessions.watch():
+        if "sqlalchemy.orm" in modules and sessions.watch():
             scope["_turnwise_clock"] = time.monotonic_ns
         return time.monotonic_ns()
 

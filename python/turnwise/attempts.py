@@ -107,23 +107,24 @@ class Attempts:
         work and new connections by attempts, deadline and budget; an error that was retried before
         is not retried. ``phase`` goes to ``classify``; ``verdict`` is taken in place of its answer.
         """
-        judged = self.verdict = verdict or classify(error, phase=phase, overrides=self._overrides)
+        judged = verdict or classify(error, phase=phase, overrides=self._overrides)
         now = time.monotonic_ns()
         if is_exhausted(error):
-            self.give_up(error, "attempts")
+            self.give_up(error, judged, "attempts")
             return None
         pause = self._retry.next(now, judged)
         if pause is None:
-            self.give_up(error, self._retry.stop_reason or "")
+            self.give_up(error, judged, self._retry.stop_reason or "")
             return None
+        self.verdict = judged
         left = self._retry.deadline_left_ns(now) / 1e9
         self._tell("retry", delay=pause / 1e9, deadline_left=left)
         self.number += 1
         return pause / 1e9
 
-    def give_up(self, error: BaseException, reason: str) -> None:
+    def give_up(self, error: BaseException, verdict: Verdict, reason: str) -> None:
         """Record that an error is not retried, for one of the reasons of ``stop_reason``."""
-        self.stop_reason = reason
+        self.verdict, self.stop_reason = verdict, reason
         self._tell("failure", error=type(error).__name__, stop=reason)
 
     def recovered(self) -> None:
@@ -153,10 +154,19 @@ class Attempts:
         error: str | None = None,
         stop: str | None = None,
     ) -> None:
-        class_, code = (self.verdict.class_, self.verdict.code) if self.verdict else ("", 0)
+        verdict = self.verdict
         events.tell(
             events.UnitEvent(
-                kind, self.name, class_, code, self.number, delay, deadline_left, error, stop
+                kind,
+                self.name,
+                class_=verdict.class_ if verdict else "unlisted",
+                code=verdict.code if verdict else 0,
+                attempt=self.number,
+                delay=delay,
+                deadline_left=deadline_left,
+                error=error,
+                stop=stop,
+                sqlstate=verdict.sqlstate if verdict else None,
             )
         )
 

@@ -61,7 +61,8 @@ class Subscription:
 class UnitEvent(NamedTuple):
     """One step of a unit of work that met trouble: the fields of ``turnwise.Event``.
 
-    ``path`` is the name of the unit of work; ``statement`` is empty.
+    ``path`` is the name of the unit of work; ``statement`` is empty. ``code`` is that of the
+    verdict, and ``sqlstate`` its text, where the database has one.
     """
 
     kind: str
@@ -74,6 +75,7 @@ class UnitEvent(NamedTuple):
     error: str | None = None
     stop: str | None = None
     statement: str = ""
+    sqlstate: str | None = None
 
 
 class _Hooks:
@@ -170,7 +172,8 @@ class _Line:
             words.append(event.error)
         if event.kind == "degraded":
             return " ".join([*words, "turnwise goes on without it; see settings"])
-        words.append(f"{event.class_}, code {event.code}, attempt {event.attempt}")
+        code = getattr(event, "sqlstate", None) or event.code
+        words.append(f"{event.class_}, code {code}, attempt {event.attempt}")
         if event.kind == "retry":
             words.append(f"again in {event.delay:.3f} s, {event.deadline_left:.3f} s left")
         if event.statement:

@@ -13,20 +13,22 @@ from turnwise.sqlalchemy import sessions
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from sqlalchemy.orm import Session
-
 
 def reachable(args: tuple[object, ...], kwargs: Mapping[str, object]) -> Iterator[object]:
     """The arguments of a unit, and what is in their attributes, such as ``self.session``."""
     for argument in (*args, *kwargs.values()):
-        yield argument
-        yield from list(getattr(argument, "__dict__", {}).values())
+        try:
+            inside = list(getattr(argument, "__dict__", {}).values())
+            things = [thing for thing in (argument, *inside) if thing.__class__]
+        except Exception:  # noqa: BLE001, S112 - a proxy that stands for nothing just now
+            continue
+        yield from things
 
 
 def survey(
     error: BaseException, mark: int, args: tuple[object, ...], kwargs: Mapping[str, object]
-) -> tuple[str | None, list[Session]]:
-    """What a failed unit has found open, in words, and the sessions that it has begun.
+) -> sessions.Survey:
+    """Tell what a failed unit has found open from what it has begun.
 
     ``mark`` is when it began. A connection of ``sqlite3`` among the arguments does not tell when
     its transaction began: one that is open is taken for the caller's.
@@ -36,9 +38,9 @@ def survey(
     if module is not None and any(
         isinstance(thing, module.Connection) and thing.in_transaction for thing in things
     ):
-        return "it was given a connection with an open transaction", []
+        return sessions.Survey("it was given a connection with an open transaction", [], [])
     if "sqlalchemy.orm" not in sys.modules:
-        return None, []
+        return sessions.Survey(None, [], [])
     return sessions.survey(error, mark, things)
 
 

@@ -172,10 +172,15 @@ class _Transaction(Unit):
             is_done = True
             session.commit()
         except BaseException as error:
-            if not self._is_in_doubt(error, is_done=is_done):
+            ask = self._whom_to_ask(error, is_done=is_done)
+            if ask is None:
                 raise
-            # What is committed here is not this unit's.
-            if not self._settle(error, copy_context().run(self._ask(error, is_done=is_done))):
+            try:
+                answer = copy_context().run(ask)
+            except Exception as failure:  # noqa: BLE001 - whatever it was, nobody knows
+                raise _unknown(f"verify failed: {type(failure).__name__}") from error
+            if not answer:
+                self._disproved = id(error)
                 raise
         finally:
             try:
@@ -194,12 +199,17 @@ class _Transaction(Unit):
             is_done = True
             await session.commit()
         except BaseException as error:
-            if not self._is_in_doubt(error, is_done=is_done):
+            ask = self._whom_to_ask(error, is_done=is_done)
+            if ask is None:
                 raise
-            answer = copy_context().run(self._ask(error, is_done=is_done))
-            if inspect.isawaitable(answer):
-                answer = await asyncio.ensure_future(answer)
-            if not self._settle(error, answer):
+            try:
+                answer = copy_context().run(ask)
+                if inspect.iscoroutine(answer):
+                    answer = await asyncio.create_task(answer)
+            except Exception as failure:  # noqa: BLE001 - whatever it was, nobody knows
+                raise _unknown(f"verify failed: {type(failure).__name__}") from error
+            if not answer:
+                self._disproved = id(error)
                 raise
         finally:
             try:
@@ -216,30 +226,25 @@ class _Transaction(Unit):
         self._disproved = 0
         return session
 
-    def _is_in_doubt(self, error: BaseException, *, is_done: bool) -> bool:
-        if isinstance(error, Exception):
-            return classify(error, overrides=self.plan.overrides).is_in_doubt
-        if is_done:
-            add_note(
-                error, "turnwise: cancelled during COMMIT: it is unknown whether it took effect"
-            )
-        return False
+    def _whom_to_ask(self, error: BaseException, *, is_done: bool) -> Verify | None:
+        """``verify``, if the error leaves open whether COMMIT has taken effect.
 
-    def _ask(self, error: BaseException, *, is_done: bool) -> Verify:
-        """Who knows whether the COMMIT that failed last has taken effect.
-
-        A function that has committed by itself has no result yet, whatever the answer is.
+        It runs in a context of its own: what it commits, the unit has not.
         """
+        if not isinstance(error, Exception):
+            if is_done:
+                add_note(error, "turnwise: cancelled in COMMIT: it is unknown whether it was done")
+            return None
+        if not classify(error, overrides=self.plan.overrides).is_in_doubt:
+            return None
+        # A function that has committed by itself has no result yet, whatever the answer is.
         if self._verify is None or not is_done:
-            raise CommitOutcomeUnknownError(
-                "the connection was lost during COMMIT: it is unknown whether it took effect"
-            ) from error
+            raise _unknown("read the data back before it is done again") from error
         return self._verify
 
-    def _settle(self, error: BaseException, answer: object) -> bool:
-        if not answer:
-            self._disproved = id(error)
-        return bool(answer)
+
+def _unknown(why: str) -> CommitOutcomeUnknownError:
+    return CommitOutcomeUnknownError(f"it is unknown whether COMMIT took effect: {why}")
 
 
 def _drop(session: object) -> None:
@@ -280,7 +285,8 @@ def _is_async(function: Callable[..., Any]) -> bool:
 def _name(function: Callable[..., Any]) -> str:
     function = getattr(function, "func", function)
     qualified = getattr(function, "__qualname__", type(function).__qualname__)
-    return f"{getattr(function, '__module__', '')}.{qualified}"
+    module = getattr(function, "__module__", None)
+    return f"{module}.{qualified}" if module else qualified
 
 
 def _copying(function: Callable[..., Any]) -> Callable[..., Any]:
