@@ -228,3 +228,17 @@ def test_what_a_listener_raises_is_looked_into(engine):
             lambda: connection.execute(text("INSERT INTO topic VALUES (1, 'x', 1)")), RuntimeError
         )
     assert verdict.rule == "sqlite.constraint.unique"
+
+
+def test_an_error_behind_one_that_came_at_commit_keeps_its_phase(engine, path):
+    def commit(fairy):
+        raise RuntimeError("at commit") from earlier.value
+
+    engine.dialect.do_commit = commit
+    with engine.connect() as connection:
+        connection.begin()
+        with pytest.raises(DBAPIError) as earlier:
+            connection.execute(text("SELECT * FROM nowhere"))
+        verdict = verdict_of(connection.commit, RuntimeError)
+    assert (verdict.rule, verdict.fate) == ("sqlite.refused", "intact")
+    assert verdict == classify(earlier.value)
