@@ -77,7 +77,7 @@ def rust_text(entry: dict[str, Any]) -> str:
     """Give the Rust literal of one text, in one line."""
     fields = {
         "dialect": variant("Dialect", entry["dialect"]),
-        "text": text(entry["text"]),
+        "says": text(entry["text"]),
         "code": packed(entry.get("code", 0)),
         "means": packed(entry["means"]),
     }

@@ -44,14 +44,19 @@ class Database:
         was = connection.in_transaction
         with pytest.raises(sqlite3.Error) as caught:
             connection.execute(sql).fetchall()
-        return _native.classify_code(
-            "sqlite",
-            caught.value.sqlite_errorcode,
-            in_transaction=connection.in_transaction,
-            was_in_transaction=was,
-            journal=self.journal,
+        known = {
+            "in_transaction": connection.in_transaction,
+            "was_in_transaction": was,
+            "journal": self.journal,
+            "message": str(caught.value),
             **conditions,
-        )
+        }
+        verdict = _native.classify_code("sqlite", caught.value.sqlite_errorcode, **known)
+        by_text = _native.classify_code("sqlite", None, **known)
+        if by_text.class_ != "unlisted":
+            assert (by_text.fate, by_text.retry) == (verdict.fate, verdict.retry)
+            assert by_text.constraint == verdict.constraint
+        return verdict
 
     def titles(self) -> list[str]:
         rows = self.connect().execute("SELECT title FROM topic ORDER BY id")
@@ -190,21 +195,25 @@ def test_a_full_database_may_end_the_transaction(
 
 
 @pytest.mark.parametrize(
-    ("sql", "kind"),
+    ("sql", "kind", "column"),
     [
-        ("INSERT INTO topic VALUES (1, 'other')", "unique"),
-        ("INSERT INTO topic VALUES (2, 'first')", "unique"),
-        ("INSERT INTO topic VALUES (2, NULL)", "not_null"),
+        ("INSERT INTO topic VALUES (1, 'other')", "unique", "id"),
+        ("INSERT INTO topic VALUES (2, 'first')", "unique", "title"),
+        ("INSERT INTO topic VALUES (2, NULL)", "not_null", "title"),
     ],
 )
-def test_a_constraint_undoes_its_statement_only(database: Database, sql: str, kind: str) -> None:
+def test_a_constraint_undoes_its_statement_only(
+    database: Database, sql: str, kind: str, column: str
+) -> None:
+    constraint = _native.Constraint(kind, table="topic", columns=[column])
     writer = database.connect()
     writer.execute("BEGIN IMMEDIATE")
     writer.execute("INSERT INTO topic VALUES (3, 'third')")
     verdict = database.fail(writer, sql)
-    assert (verdict.constraint, verdict.fate, verdict.scope) == (kind, "intact", "never")
+    assert (verdict.constraint, verdict.fate, verdict.scope) == (constraint, "intact", "never")
     verdict = database.fail(writer, sql.replace("INSERT", "INSERT OR ROLLBACK"))
-    assert (verdict.constraint, verdict.fate, verdict.scope) == (kind, "rolled_back", "never")
+    assert verdict.constraint == constraint
+    assert (verdict.fate, verdict.scope) == ("rolled_back", "never")
     assert database.titles() == ["first"]
 
 
@@ -214,7 +223,7 @@ def test_a_deferred_foreign_key_can_be_mended_at_commit(database: Database) -> N
     writer.execute("BEGIN IMMEDIATE")
     writer.execute("INSERT INTO post VALUES (2)")
     verdict = database.fail(writer, "COMMIT", phase="commit")
-    assert (verdict.constraint, verdict.fate) == ("foreign_key", "intact")
+    assert (verdict.constraint, verdict.fate) == (_native.Constraint("foreign_key"), "intact")
     writer.execute("INSERT INTO topic VALUES (2, 'second')")
     writer.execute("COMMIT")
     assert database.titles() == ["first", "second"]

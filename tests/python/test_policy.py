@@ -169,7 +169,9 @@ def test_a_verdict_tells_what_may_be_done() -> None:
     busy = _native.classify_code("sqlite", 5, phase="commit", in_transaction=True)
     assert busy.is_retryable
     assert not busy.is_in_doubt
-    lost = _native.classify_code("sqlite", 1034, phase="commit", in_transaction=False, journal="wal")
+    lost = _native.classify_code(
+        "sqlite", 1034, phase="commit", in_transaction=False, journal="wal"
+    )
     assert lost.is_in_doubt
     assert not lost.is_retryable
     assert busy == _native.classify_code("sqlite", 5, phase="commit", in_transaction=True)

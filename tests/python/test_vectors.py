@@ -32,7 +32,7 @@ def policy(given: dict[str, Any]) -> _native.RetryPolicy:
 
 @pytest.mark.parametrize("vector", vectors("classify"))
 def test_classification(vector: dict[str, Any]) -> None:
-    keywords = ("journal", "has_read", "is_read", "was_in_transaction", "in_transaction")
+    given = {"rule", "why", "dialect", "code", "phase", "overrides", "expect"}
     overrides = [
         _native.Override(class_=rule["class"], **{k: v for k, v in rule.items() if k != "class"})
         for rule in vector.get("overrides", [])
@@ -42,25 +42,49 @@ def test_classification(vector: dict[str, Any]) -> None:
         vector["code"],
         phase=vector["phase"],
         overrides=overrides,
-        **{key: vector[key] for key in keywords if key in vector},
+        **{key: value for key, value in vector.items() if key not in given},
     )
     words = {
         "class": verdict.class_,
         "fate": verdict.fate,
         "scope": verdict.scope,
         "retry": verdict.retry,
-        "constraint": verdict.constraint,
+        "constraint": verdict.constraint and verdict.constraint.kind,
     }
     assert words == vector["expect"]
-    assert (verdict.rule, verdict.code) == (vector["rule"], vector["code"])
+    assert (verdict.rule, verdict.dialect) == (vector["rule"], vector["dialect"])
+    code = vector["code"]
+    if isinstance(code, str):
+        assert verdict.sqlstate == (None if code == "00000" else code)
+        code = _native.sqlstate(code)
+    assert verdict.code == (code or 0)
 
     numbers = _native.enums()
     assert verdict.class_code == numbers["ErrorClass"][verdict.class_]
     assert verdict.fate_code == numbers["Fate"][verdict.fate]
     assert verdict.scope_code == numbers["Scope"][verdict.scope]
     assert verdict.retry_code == numbers["RetryKind"][verdict.retry]
+    if verdict.constraint is not None:
+        kind = verdict.constraint.kind
+        assert verdict.constraint.kind_code == numbers["ConstraintKind"][kind]
+
+
+@pytest.mark.parametrize("vector", vectors("constraint"))
+def test_constraints(vector: dict[str, Any]) -> None:
+    message = vector["message"]
+    verdict = _native.classify_code(vector["dialect"], vector["code"], message=message)
     constraint = verdict.constraint
-    assert verdict.constraint_code == (constraint and numbers["ConstraintKind"][constraint])
+    assert constraint is not None
+    expected = {**vector["expect"], "columns": tuple(vector["expect"]["columns"])}
+    assert {key: getattr(constraint, key) for key in expected} == expected
+    assert constraint == _native.Constraint(expected.pop("kind"), **expected)
+
+
+@pytest.mark.parametrize("vector", vectors("message"))
+def test_messages(vector: dict[str, Any]) -> None:
+    words = ("code", "phase", "message")
+    verdict = _native.classify_code(vector["dialect"], **{word: vector[word] for word in words})
+    assert verdict.rule == vector["rule"]
 
 
 @pytest.mark.parametrize("vector", vectors("enums"))

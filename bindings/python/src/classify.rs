@@ -120,7 +120,7 @@ pub(crate) fn rules(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
             match dialect {
                 Dialect::Postgresql => {
                     let texts: Vec<_> =
-                        rule.codes.iter().map(|&code| classify::sqlstate_text(code)).collect();
+                        rule.codes.iter().map(|&code| classify::code_text(dialect, code)).collect();
                     row.set_item("codes", texts)?;
                 }
                 _ => row.set_item("codes", rule.codes)?,

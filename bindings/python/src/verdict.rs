@@ -22,10 +22,10 @@ pub(crate) enum Code {
 }
 
 impl Code {
-    pub(crate) fn number(&self, dialect: Dialect) -> PyResult<i32> {
+    pub(crate) fn number(self, dialect: Dialect) -> PyResult<i32> {
         match self {
-            Self::Number(number) => Ok(*number),
-            Self::Text(text) if dialect == Dialect::Postgresql => packed("code", text),
+            Self::Number(number) => Ok(number),
+            Self::Text(text) if dialect == Dialect::Postgresql => packed("code", &text),
             Self::Text(text) => Err(PyValueError::new_err(format!(
                 "code is '{text}'; it must be an int in {dialect}, text is for PostgreSQL"
             ))),
@@ -113,12 +113,11 @@ impl Constraint {
     }
 
     fn __repr__(&self) -> String {
-        let name = |name: Option<&str>| name.unwrap_or("?").to_owned();
         format!(
             "<Constraint {} name={} table={} columns={}>",
             self.kind(),
-            name(self.name()),
-            name(self.table()),
+            self.name().unwrap_or("?"),
+            self.table().unwrap_or("?"),
             self.inner.columns.join(","),
         )
     }
@@ -265,7 +264,10 @@ impl Verdict {
         format!(
             "<Verdict {} code={} class={} fate={} scope={} retry={}>",
             self.rule(),
-            self.code(),
+            self.inner.dialect.map_or_else(
+                || self.code().to_string(),
+                |dialect| classify::code_text(dialect, self.code())
+            ),
             self.class_(),
             self.fate(),
             self.scope(),
@@ -331,7 +333,7 @@ impl Override {
         format!(
             "<Override {} code={} class={} fate={} scope={} retry={}>",
             self.inner.dialect,
-            self.inner.code,
+            classify::code_text(self.inner.dialect, self.inner.code),
             self.inner.class,
             self.inner.fate,
             self.inner.scope,

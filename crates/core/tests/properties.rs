@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use turnwise::classify::{
-    Conditions, Dialect, ErrorClass, Fate, Journal, Override, Overrides, Phase, RetryKind, Scope,
-    Verdict, classify,
+    Conditions, Constraint, ConstraintKind, Dialect, ErrorClass, Fate, Journal, Override,
+    Overrides, Phase, RetryKind, Scope, Verdict, classify, recognize, rules, sqlstate,
+    sqlstate_text,
 };
 use turnwise::clock::{Clock as _, ManualClock};
 use turnwise::retry::{
@@ -48,6 +49,41 @@ fn verdicts() -> impl Strategy<Value = Verdict> {
         .prop_map(|(fate, scope, retry)| Verdict::new(ErrorClass::Unlisted, fate, scope, retry));
     // Mostly verdicts that let a run go on.
     prop_oneof![1 => any, 4 => Just(wait()), 4 => Just(redo())]
+}
+
+fn codes() -> impl Strategy<Value = i32> {
+    let listed = proptest::sample::select(listed_codes());
+    prop_oneof![3 => listed, 1 => 0..30i32, 1 => 0..6_000i32, 1 => any::<i32>()]
+}
+
+fn listed_codes() -> Vec<i32> {
+    Dialect::ALL
+        .iter()
+        .flat_map(|&dialect| rules(dialect))
+        .flat_map(|rule| rule.codes)
+        .copied()
+        .collect()
+}
+
+fn conditions() -> impl Strategy<Value = Conditions> {
+    let journal = proptest::option::of(proptest::sample::select(Journal::ALL));
+    let flags = any::<(bool, bool, bool, bool, bool, bool, bool)>();
+    let states = (any::<Option<bool>>(), any::<bool>());
+    (journal, flags, states).prop_map(|(journal, flags, (was_in_transaction, is_check))| {
+        let (has_read, is_read, is_ddl, is_user_lock, is_read_only, timeout, is_lost) = flags;
+        Conditions {
+            journal,
+            has_read,
+            is_read,
+            was_in_transaction,
+            is_ddl,
+            is_user_lock,
+            is_read_only,
+            rolls_back_on_timeout: timeout,
+            is_lost,
+            sqlstate: if is_check { sqlstate("23000") } else { None },
+        }
+    })
 }
 
 fn wait() -> Verdict {
@@ -225,14 +261,10 @@ proptest! {
     #[test]
     fn verdicts_keep_their_promises(
         dialect in proptest::sample::select(Dialect::ALL),
-        code in prop_oneof![0..30i32, 0..6_000i32, any::<i32>()],
+        code in codes(),
         phase in proptest::sample::select(Phase::ALL),
-        journal in proptest::option::of(proptest::sample::select(Journal::ALL)),
-        has_read: bool,
-        is_read: bool,
-        was_in_transaction: Option<bool>,
+        conditions in conditions(),
     ) {
-        let conditions = Conditions { journal, has_read, is_read, was_in_transaction };
         let judge = |observed| classify(dialect, code, phase, conditions, observed);
         let table = judge(None);
         for observed in [None, Some(true), Some(false)] {
@@ -245,8 +277,16 @@ proptest! {
                 prop_assert_eq!(verdict.retry, RetryKind::None);
             }
             if matches!(verdict.fate, Fate::RolledBack | Fate::Stale | Fate::Aborted) {
+                // Going back to a savepoint revives an aborted transaction of PostgreSQL.
+                let revived = verdict.scope == Scope::Savepoint
+                    && verdict.fate == Fate::Aborted
+                    && dialect == Dialect::Postgresql;
                 prop_assert!(
-                    !matches!(verdict.scope, Scope::Statement | Scope::Savepoint | Scope::Commit),
+                    revived
+                        || !matches!(
+                            verdict.scope,
+                            Scope::Statement | Scope::Savepoint | Scope::Commit
+                        ),
                     "half a transaction would be repeated: {:?}", verdict
                 );
             }
@@ -260,6 +300,109 @@ proptest! {
             if verdict.class == ErrorClass::Unlisted {
                 prop_assert_eq!(verdict.retry, RetryKind::None);
             }
+            if phase == Phase::Commit && dialect != Dialect::Sqlite {
+                prop_assert!(
+                    !matches!(verdict.fate, Fate::Intact | Fate::Stale),
+                    "a COMMIT that failed would be sent again: {:?}", verdict
+                );
+            }
+            if dialect == Dialect::Postgresql {
+                prop_assert!(verdict.fate != Fate::Intact, "every error ends its transaction");
+            }
+        }
+        if matches!(dialect, Dialect::Mysql | Dialect::Mariadb) {
+            prop_assert_eq!(judge(Some(true)), table, "an open transaction proves nothing");
+        }
+    }
+
+    /// What a lost connection leaves behind, whatever code came with it.
+    #[test]
+    fn a_lost_connection_is_in_doubt_where_something_may_have_been_committed(
+        dialect in proptest::sample::select(vec![
+            Dialect::Postgresql, Dialect::Mysql, Dialect::Mariadb,
+        ]),
+        code in codes(),
+        conditions in conditions(),
+        observed: Option<bool>,
+    ) {
+        let conditions = Conditions { is_lost: true, ..conditions };
+        let judge = |phase| classify(dialect, code, phase, conditions, observed);
+        let at_commit = judge(Phase::Commit);
+        // It idled, so that COMMIT was never read.
+        let idled = dialect == Dialect::Postgresql && Some(code) == sqlstate("25P03");
+        prop_assert_eq!(at_commit.fate == Fate::Unknown, !idled, "{:?}", at_commit);
+        let at_work = judge(Phase::Statement);
+        let commits = conditions.was_in_transaction == Some(false) && !conditions.is_read
+            || conditions.is_ddl
+                && dialect != Dialect::Postgresql
+                && conditions.was_in_transaction != Some(false);
+        if commits && !idled {
+            prop_assert_eq!(at_work.fate, Fate::Unknown, "{:?}", at_work);
+        } else if conditions.was_in_transaction != Some(false) && !at_work.is_in_doubt() {
+            prop_assert_eq!(at_work.fate, Fate::LostBeforeCommit, "{:?}", at_work);
+            prop_assert_eq!(at_work.scope, Scope::Connection);
+        }
+        for phase in [Phase::Connect, Phase::Begin] {
+            prop_assert!(!judge(phase).is_in_doubt());
+        }
+    }
+
+    /// No part of a value gets into what is told of a constraint.
+    #[test]
+    fn values_never_become_names(
+        dialect in proptest::sample::select(vec![Dialect::Mysql, Dialect::Mariadb]),
+        value in prop_oneof![
+            "[a-z'`., ()]{0,30}",
+            Just("x' for key 'fake.key".to_owned()),
+            Just("' for key '".to_owned()),
+            Just("Duplicate entry '1' for key 'fake'".to_owned()),
+            Just("a' because of unique constraint, to table 'fake".to_owned()),
+            Just("duplicate key in table 'fake'".to_owned()),
+            ".{0,64}",
+        ],
+        cut in 0..64usize,
+    ) {
+        let message = format!("Duplicate entry '{value}' for key 'users.email_key'");
+        let kind = ConstraintKind::Unique;
+        let constraint = Constraint::read(dialect, kind, &message);
+        let (table, name) = match dialect {
+            Dialect::Mysql => (Some("users"), "email_key"),
+            _ => (None, "users.email_key"),
+        };
+        prop_assert_eq!(constraint.table.as_deref(), table);
+        prop_assert_eq!(constraint.name.as_deref(), Some(name));
+        prop_assert!(constraint.columns.is_empty());
+        // A message of another form gives no names at all.
+        let cut = message.floor_char_boundary(message.len().saturating_sub(cut + 1));
+        let constraint = Constraint::read(dialect, kind, &message[..cut]);
+        if !value.contains("' for key '") && !message[..cut].trim_end().ends_with('\'') {
+            prop_assert_eq!(constraint, Constraint::new(kind));
+        }
+    }
+
+    /// Whatever a server sends, reading it ends without a panic and keeps the kind.
+    #[test]
+    fn any_message_can_be_read(
+        dialect in proptest::sample::select(Dialect::ALL),
+        kind in proptest::sample::select(ConstraintKind::ALL),
+        code in prop_oneof![Just(0i32), proptest::sample::select(listed_codes())],
+        message in prop_oneof![
+            ".{0,200}",
+            "(Duplicate entry|CONSTRAINT|constraint failed: |[`'., (a)]| failed for | FOREIGN KEY){0,20}",
+        ],
+    ) {
+        prop_assert_eq!(Constraint::read(dialect, kind, &message).kind, kind);
+        let judged = recognize(dialect, code, &message);
+        prop_assert!(judged == code || sqlstate_text(judged).is_some());
+    }
+
+    /// A number that is no SQLSTATE is told as none.
+    #[test]
+    fn a_sqlstate_is_read_back(text in "[0-9A-Z]{5}", number: i32) {
+        let packed = sqlstate(&text).unwrap();
+        prop_assert_eq!(sqlstate_text(packed), Some(text));
+        if let Some(text) = sqlstate_text(number) {
+            prop_assert_eq!(sqlstate(&text), Some(number));
         }
     }
 }

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use turnwise::classify::{
-    Conditions, ConstraintKind, Dialect, ErrorClass, Fate, Journal, Override, Overrides, Phase,
-    RetryKind, Scope, Verdict, classify, sqlite, sqlstate,
+    Conditions, Constraint, ConstraintKind, Dialect, ErrorClass, Fate, Journal, Override,
+    Overrides, Phase, RetryKind, Rule, Scope, Verdict, When, classify, recognize, rules, sqlstate,
+    sqlstate_text,
 };
 use turnwise::event::{EventKind, fingerprint};
 use turnwise::retry::{
@@ -30,8 +31,13 @@ fn big(value: &Value) -> u64 {
     value.as_str().unwrap_or_else(|| panic!("not a string: {value}")).parse().unwrap()
 }
 
+/// A code: a number, a SQLSTATE, or none.
 fn code(value: &Value) -> i32 {
-    i32::try_from(value.as_i64().unwrap()).unwrap()
+    match value {
+        Value::Null => 0,
+        Value::String(text) => sqlstate(text).unwrap(),
+        number => i32::try_from(number.as_i64().unwrap()).unwrap(),
+    }
 }
 
 fn small(value: &Value) -> u32 {
@@ -62,11 +68,18 @@ fn overrides(vector: &Value) -> Overrides {
 fn classification() {
     let mut proven = HashSet::new();
     for vector in vectors("classify") {
+        let holds = |name: &str| vector[name].as_bool().unwrap_or(false);
         let conditions = Conditions {
             journal: named(&vector["journal"], Journal::from_name),
-            has_read: vector["has_read"].as_bool().unwrap_or(false),
-            is_read: vector["is_read"].as_bool().unwrap_or(false),
+            has_read: holds("has_read"),
+            is_read: holds("is_read"),
             was_in_transaction: vector["was_in_transaction"].as_bool(),
+            is_ddl: holds("is_ddl"),
+            is_user_lock: holds("is_user_lock"),
+            is_read_only: holds("is_read_only"),
+            rolls_back_on_timeout: holds("rolls_back_on_timeout"),
+            is_lost: holds("is_lost"),
+            sqlstate: named(&vector["sqlstate"], sqlstate),
         };
         let dialect = named(&vector["dialect"], Dialect::from_name).unwrap();
         let phase = named(&vector["phase"], Phase::from_name).unwrap();
@@ -82,30 +95,86 @@ fn classification() {
         });
         assert_eq!(actual, vector["expect"], "{vector}");
         assert_eq!(verdict.rule, vector["rule"], "{vector}");
-        assert_eq!(verdict.code, number);
+        assert_eq!((verdict.code, verdict.dialect), (number, Some(dialect)));
+        assert!(!verdict.why.is_empty(), "{vector}");
         if vector["overrides"].is_null() {
             assert_eq!(classify(dialect, number, phase, conditions, observed), verdict);
         }
         proven.insert(verdict.rule);
     }
     let mut ids = HashSet::new();
-    for rule in sqlite::RULES {
+    for rule in every_rule() {
         assert!(ids.insert(rule.id), "two rules are called {}", rule.id);
         assert!(proven.contains(rule.id), "no vector proves {}", rule.id);
-        assert!(!rule.why.is_empty(), "{} has no reason", rule.id);
     }
     for id in ["default.begin", "default.statement", "default.commit", "default.rollback"] {
         assert!(proven.contains(id), "no vector proves {id}");
     }
 }
 
+fn every_rule() -> impl Iterator<Item = &'static Rule> {
+    Dialect::ALL.iter().flat_map(|&dialect| rules(dialect))
+}
+
+#[test]
+fn every_rule_tells_its_evidence() {
+    for rule in every_rule() {
+        let evidence = rule.why.split([' ', ':']).next().unwrap();
+        assert!(
+            ["measured", "source", "documentation", "not"].contains(&evidence)
+                && rule.why.contains(':'),
+            "{}: {}",
+            rule.id,
+            rule.why
+        );
+    }
+}
+
 #[test]
 fn every_code_of_a_rule_is_proven() {
-    let listed: HashSet<i64> =
-        vectors("classify").iter().map(|vector| vector["code"].as_i64().unwrap()).collect();
-    for rule in sqlite::RULES {
+    let vectors = vectors("classify");
+    let listed: HashSet<_> = vectors
+        .iter()
+        .map(|vector| (vector["rule"].as_str().unwrap(), code(&vector["code"])))
+        .collect();
+    for rule in every_rule() {
         for &number in rule.codes {
-            assert!(listed.contains(&i64::from(number)), "no vector for {number} ({})", rule.id);
+            assert!(listed.contains(&(rule.id, number)), "no vector for {number} of {}", rule.id);
+        }
+    }
+}
+
+#[test]
+fn constraints() {
+    for vector in vectors("constraint") {
+        let dialect = named(&vector["dialect"], Dialect::from_name).unwrap();
+        let message = vector["message"].as_str().unwrap();
+        let number = recognize(dialect, code(&vector["code"]), message);
+        let kind = classify(dialect, number, Phase::Statement, Conditions::default(), None)
+            .constraint
+            .unwrap_or_else(|| panic!("no constraint: {vector}"));
+        let constraint = Constraint::read(dialect, kind, message);
+        let actual = json!({
+            "kind": constraint.kind.name(),
+            "name": constraint.name,
+            "table": constraint.table,
+            "columns": constraint.columns,
+        });
+        assert_eq!(actual, vector["expect"], "{vector}");
+    }
+}
+
+#[test]
+fn messages() {
+    for vector in vectors("message") {
+        let dialect = named(&vector["dialect"], Dialect::from_name).unwrap();
+        let phase = named(&vector["phase"], Phase::from_name).unwrap();
+        let number = recognize(dialect, code(&vector["code"]), vector["message"].as_str().unwrap());
+        let verdict = classify(dialect, number, phase, Conditions::default(), None);
+        assert_eq!(verdict.rule, vector["rule"], "{vector}");
+        if dialect == Dialect::Postgresql && vector["code"].is_null() {
+            let at_commit = classify(dialect, number, Phase::Commit, Conditions::default(), None);
+            assert!(at_commit.is_in_doubt(), "words prove nothing of a COMMIT: {vector}");
         }
     }
 }
@@ -137,6 +206,7 @@ fn enums() {
             "RetryKind" => table!(RetryKind),
             "ConstraintKind" => table!(ConstraintKind),
             "Journal" => table!(Journal),
+            "When" => table!(When),
             "Jitter" => table!(Jitter),
             "EventKind" => table!(EventKind),
             "StopReason" => table!(StopReason),
@@ -152,7 +222,7 @@ fn enums() {
         assert_eq!(Value::Object(actual), vector["values"], "{name}");
         seen += 1;
     }
-    assert_eq!(seen, 13);
+    assert_eq!(seen, 14);
 }
 
 fn policy(value: &Value) -> RetryPolicy {
@@ -328,6 +398,10 @@ fn fingerprints() {
 #[test]
 fn sqlstates() {
     for vector in vectors("sqlstate") {
-        assert_eq!(json!(sqlstate(vector["text"].as_str().unwrap())), vector["expect"], "{vector}");
+        let packed = sqlstate(vector["text"].as_str().unwrap());
+        assert_eq!(json!(packed), vector["expect"], "{vector}");
+        if let Some(packed) = packed {
+            assert_eq!(json!(sqlstate_text(packed)), vector["text"]);
+        }
     }
 }

@@ -2,8 +2,10 @@
 
 `demo` measures the story on this machine (`story`, `machine`), `write` loads CSV or JSON Lines into
 a database (`records` reads, `loader` writes, `ledger` knows which line has which outcome).
+`explain` says what an error means (`codes` finds it in a text).
 
-Exit status of every command: 0 all landed, 1 some did not, 2 could not run or was stopped.
+Exit status of `demo` and `write`: 0 all landed, 1 some did not; of every command: 2 could not run
+or was stopped.
 """
 
 from __future__ import annotations
@@ -36,6 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 from turnwise.cli.demo import demo
 
                 return demo(arguments)
+            if arguments.command == "explain":
+                from turnwise.cli.explain import explain
+
+                return explain(arguments)
             from turnwise.cli.write import write
 
             return write(arguments)

@@ -40,6 +40,20 @@ examples:
 
 exit status: 0 every save through turnwise landed, 1 not, 2 could not run or was stopped"""
 
+EXPLAIN_HELP = """\
+Says what an error code or message of SQLite, PostgreSQL, MySQL or MariaDB means, what has
+become of the transaction, and what is safe to do."""
+
+EXPLAIN_EXAMPLES = """\
+examples:
+  turnwise explain 40P01
+  turnwise explain mariadb 1020
+  turnwise explain SQLITE_BUSY_SNAPSHOT
+  turnwise explain "deadlock detected"
+  turnwise explain "(1205, 'Lock wait timeout exceeded; try restarting transaction')"
+
+exit status: 0 it is in the table, 1 it is not, 2 there is no code or known message in the text"""
+
 MOST_WORKERS = 1_000
 """Threads; far more than a disk can be kept busy with."""
 
@@ -174,7 +188,29 @@ def _parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
     )
+    _add_explain(
+        commands.add_parser(
+            "explain",
+            help="say what an error means",
+            description=EXPLAIN_HELP,
+            epilog=EXPLAIN_EXAMPLES,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+    )
     return root
+
+
+def _add_explain(explain: argparse.ArgumentParser) -> None:
+    explain.set_defaults(parser=explain)
+    explain.add_argument(
+        "text",
+        metavar="CODE|TEXT",
+        nargs="+",
+        help="a code, its name, a message or a line of a traceback; sqlite, postgresql, mysql or "
+        "mariadb before it says whose it is",
+    )
+    explain.add_argument("--json", action="store_true", help="print the rules as JSON")
 
 
 def _add_demo(demo: argparse.ArgumentParser) -> None:

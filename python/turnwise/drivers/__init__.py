@@ -15,7 +15,7 @@ from turnwise.drivers.reading import Reading
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["Reading", "modules_in", "read"]
+__all__ = ["Reading", "read"]
 
 _DIALECTS = {
     "sqlite3": "sqlite",
@@ -46,7 +46,8 @@ def read(error: BaseException) -> Reading | None:
         if dialect == "sqlite":
             return sqlite.read(error)
         if dialect == "postgresql":
-            return postgresql.read(error)
+            reading = postgresql.read(error)
+            return reading._replace(phase="connect") if _is_connecting(error) else reading
         if dialect is not None:
             return mysql.read(error, module=root)
     if isinstance(error, OSError):
@@ -54,7 +55,12 @@ def read(error: BaseException) -> Reading | None:
     return None
 
 
-def modules_in(traceback: TracebackType | None) -> list[str]:
+def _is_connecting(error: BaseException) -> bool:
+    """Whether asyncpg was connecting, which none of its errors tells."""
+    return "asyncpg.connect_utils" in _modules(error.__traceback__)
+
+
+def _modules(traceback: TracebackType | None) -> list[str]:
     """The modules that a traceback passes through, outermost first."""
     found = []
     while traceback is not None:
@@ -75,8 +81,8 @@ def _read_of_system(error: OSError) -> Reading | None:
 
     A time-out without a number that did not happen at connect ended a statement, not a connection.
     """
-    modules = modules_in(error.__traceback__)
-    connecting = "asyncpg.connect_utils" in modules
+    connecting = _is_connecting(error)
+    modules = _modules(error.__traceback__)
     root = next((name for name in map(_root, reversed(modules)) if name in _DIALECTS), None)
     if root is None or (error.errno is None and not connecting):
         return None

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
     from types import FrameType
 
 _PHASES = {
+    "do_execute": "statement",
+    "do_executemany": "statement",
+    "do_execute_no_params": "statement",
     "do_begin": "begin",
     "do_begin_twophase": "begin",
     "do_commit": "commit",
@@ -39,13 +42,20 @@ _FIRST_WORDS = {
 
 
 class Wrapping(NamedTuple):
-    """What one of SQLAlchemy's exceptions says about the error inside it."""
+    """What an exception says about the driver's error that it wraps."""
 
     names: frozenset[str]
     """The class and its bases, as far as they are SQLAlchemy's."""
+    phase: str | None
+    """By the statement; `None` without one."""
+    is_lost: bool
+
+
+class Trace(NamedTuple):
+    """What SQLAlchemy was doing when an exception came, by the traceback."""
+
     phase: str | None = None
     dialect: str | None = None
-    is_lost: bool = False
     is_autocommit: bool = False
     """Every statement was its own transaction."""
 
@@ -55,22 +65,41 @@ def read(error: BaseException) -> Wrapping | None:
     names = frozenset(
         cls.__name__
         for cls in type(error).__mro__
-        if (cls.__module__ or "") in {"sqlalchemy.exc", "sqlalchemy.orm.exc"}
+        if cls.__module__ in {"sqlalchemy.exc", "sqlalchemy.orm.exc"}
     )
     if not names:
         return None
-    if "DBAPIError" not in names:
-        return Wrapping(names)
-    connection, dialect = _connection(error)
-    name = getattr(dialect, "name", None)
+    statement = getattr(error, "statement", None)
     return Wrapping(
         names,
-        _phase(error),
-        # The two share drivers; the dialect has asked the server.
-        "mariadb" if getattr(dialect, "is_mariadb", False) else name,
+        _phase_of(statement) if isinstance(statement, str) else None,
         is_lost=bool(getattr(error, "connection_invalidated", False)),
-        is_autocommit=_is_autocommit(connection, dialect),
     )
+
+
+def trace(error: BaseException) -> Trace:
+    """What the traceback tells. The innermost function decides: a `commit()` may fail at BEGIN.
+
+    SQLAlchemy's exceptions do not say which dialect and connection they come from, and some errors
+    of asyncpg and pg8000 pass through it as they are.
+    """
+    phase = connection = dialect = None
+    for frame in _frames(error):
+        name, module = frame.f_code.co_name, frame.f_globals.get("__name__")
+        if name == "connect" and module == "sqlalchemy.engine.default":
+            phase = "connect"
+        else:
+            phase = _PHASES.get(name, phase)
+        if dialect is None and module == "sqlalchemy.engine.base":
+            connection = frame.f_locals.get("self")
+            dialect = frame.f_locals.get("dialect") or getattr(connection, "dialect", None)
+    is_autocommit = _is_autocommit(connection, dialect)
+    if is_autocommit and phase == "rollback":
+        # It has nothing to roll back, and hides the error of the statement before it.
+        phase = "statement"
+    # MySQL and MariaDB share drivers; the dialect has asked the server.
+    is_mariadb = getattr(dialect, "is_mariadb", False)
+    return Trace(phase, "mariadb" if is_mariadb else getattr(dialect, "name", None), is_autocommit)
 
 
 def original_of(error: BaseException) -> BaseException | None:
@@ -82,43 +111,20 @@ def original_of(error: BaseException) -> BaseException | None:
     return None
 
 
-def _phase(error: BaseException) -> str | None:
-    """From the statement; without one, from the dialect's functions in the traceback.
-
-    The innermost decides: a session's `commit()` may fail at BEGIN.
-    """
-    statement = getattr(error, "statement", None)
-    if isinstance(statement, str):
-        words = statement.upper().replace(";", " ").split(None, 3)
-        phase = _FIRST_WORDS.get(words[0] if words else "", "statement")
-        return "savepoint" if phase == "rollback" and "TO" in words else phase
-    found = None
-    for frame in _frames(error):
-        name = frame.f_code.co_name
-        if name == "connect" and _module(frame) == "sqlalchemy.engine.default":
-            found = "connect"
-        else:
-            found = _PHASES.get(name, found)
-    return found
+def _phase_of(statement: str) -> str:
+    words = statement.upper().replace(";", " ").split(None, 3)
+    phase = _FIRST_WORDS.get(words[0] if words else "", "statement")
+    return "savepoint" if phase == "rollback" and "TO" in words else phase
 
 
-def _connection(error: BaseException) -> tuple[object, object]:
-    """SQLAlchemy's connection and dialect; the exception names neither, its traceback does."""
-    for frame in _frames(error):
-        if _module(frame) == "sqlalchemy.engine.base":
-            known = frame.f_locals
-            connection = known.get("self")
-            dialect = known.get("dialect") or getattr(connection, "dialect", None)
-            if dialect is not None:
-                return connection, dialect
-    return None, None
-
-
-def _is_autocommit(connection: object, dialect: object) -> bool:
+def _is_autocommit(connection: Any, dialect: object) -> bool:  # noqa: ANN401 - not imported
     """Set for the connection or its engine, else when the engine was made."""
-    options: Mapping[str, object] = getattr(connection, "get_execution_options", dict)()
-    level = options.get("isolation_level") or getattr(dialect, "_on_connect_isolation_level", None)
-    return level == "AUTOCOMMIT"
+    try:
+        level = connection.get_execution_options().get("isolation_level")
+    except AttributeError:
+        # There is no connection, or it is being made.
+        level = None
+    return (level or getattr(dialect, "_on_connect_isolation_level", None)) == "AUTOCOMMIT"
 
 
 def _frames(error: BaseException) -> Iterator[FrameType]:
@@ -126,7 +132,3 @@ def _frames(error: BaseException) -> Iterator[FrameType]:
     while traceback is not None:
         yield traceback.tb_frame
         traceback = traceback.tb_next
-
-
-def _module(frame: FrameType) -> str:
-    return str(frame.f_globals.get("__name__", ""))

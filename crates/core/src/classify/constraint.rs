@@ -45,12 +45,11 @@ impl Constraint {
         // Nothing found leaves the kind alone.
         let _ = match (dialect, kind) {
             (Dialect::Sqlite, _) => constraint.read_sqlite(message),
-            (Dialect::Postgresql, _) => None,
+            (Dialect::Postgresql, _) | (_, ConstraintKind::Exclusion) => None,
             (_, ConstraintKind::Unique) => constraint.read_key(dialect, message),
             (_, ConstraintKind::ForeignKey) => constraint.read_foreign_key(message),
             (_, ConstraintKind::NotNull) => constraint.read_column(message),
             (_, ConstraintKind::Check) => constraint.read_check(message),
-            (_, ConstraintKind::Exclusion) => None,
         };
         constraint
     }
@@ -98,24 +97,14 @@ impl Constraint {
 
     /// ``(`db`.`child`, CONSTRAINT `name` FOREIGN KEY (`a`, `b`) REFERENCES …``
     fn read_foreign_key(&mut self, message: &str) -> Option<()> {
-        let (_, rest) = message.split_once("a foreign key constraint fails (")?;
-        let (first, rest) = identifier(rest)?;
-        let (table, rest) = match rest.strip_prefix('.') {
-            Some(rest) => identifier(rest)?,
-            None => (first, rest),
-        };
-        self.table = Some(table);
-        let (name, rest) = identifier(rest.strip_prefix(", CONSTRAINT ")?)?;
-        self.name = Some(name);
-        let mut rest = rest.strip_prefix(" FOREIGN KEY (")?;
-        loop {
-            let (column, after) = identifier(rest)?;
-            self.columns.push(column);
-            match after.strip_prefix(", ") {
-                Some(after) => rest = after,
-                None => return Some(()),
-            }
-        }
+        let (_, rest) = message.split_once("a foreign key constraint fails (`")?;
+        let (table, rest) = rest.split_once("`, CONSTRAINT `")?;
+        let (name, rest) = rest.split_once("` FOREIGN KEY (`")?;
+        let (columns, _) = rest.split_once("`) REFERENCES `")?;
+        self.table = Some(bare(table.split_once("`.`").map_or(table, |(_, table)| table)));
+        self.name = Some(bare(name));
+        self.columns = columns.split("`, `").map(bare).collect();
+        Some(())
     }
 
     /// `Column 'x' cannot be null`, `Field 'x' doesn't have a default value`
@@ -127,17 +116,23 @@ impl Constraint {
     }
 
     /// `Check constraint 'name' is violated.` of MySQL, ``CONSTRAINT `name` failed for
-    /// `db`.`table` `` of MariaDB, where a column's own CHECK is `` `table`.`column` ``.
+    /// `db`.`table` `` of MariaDB, where the CHECK of a column has the name `` `table.column` ``.
     fn read_check(&mut self, message: &str) -> Option<()> {
         if let Some(name) = between(message, "Check constraint '", "' is violated") {
             self.name = Some(name.to_owned());
             return Some(());
         }
-        let (_, rest) = message.split_once("CONSTRAINT ")?;
-        let (name, rest) = identifier(rest)?;
-        let (_, rest) = identifier(rest.strip_prefix(" failed for ")?)?;
-        let (table, _) = identifier(rest.strip_prefix('.')?)?;
-        self.name = Some(name);
+        let (_, rest) = message.split_once("CONSTRAINT `")?;
+        let (name, rest) = rest.split_once("` failed for `")?;
+        let (_, table) = rest.strip_suffix('`')?.split_once("`.`")?;
+        let (name, table) = (bare(name), bare(table));
+        match name.strip_prefix(&table).and_then(|rest| rest.strip_prefix('.')) {
+            Some(column) => {
+                self.columns = vec![column.to_owned()];
+                self.name = Some(column.to_owned());
+            }
+            None => self.name = Some(name),
+        }
         self.table = Some(table);
         Some(())
     }
@@ -148,20 +143,7 @@ fn between<'a>(message: &'a str, before: &str, after: &str) -> Option<&'a str> {
     rest.rsplit_once(after).map(|(name, _)| name)
 }
 
-/// The identifier between backticks at the start, and what follows it. A doubled backtick is one
-/// of the name.
-fn identifier(text: &str) -> Option<(String, &str)> {
-    let mut rest = text.strip_prefix('`')?;
-    let mut name = String::new();
-    loop {
-        let (part, after) = rest.split_once('`')?;
-        name.push_str(part);
-        match after.strip_prefix('`') {
-            Some(after) => {
-                name.push('`');
-                rest = after;
-            }
-            None => return Some((name, after)),
-        }
-    }
+/// A name from between backticks. MySQL doubles those of the name, MariaDB 10.11 does not.
+fn bare(quoted: &str) -> String {
+    quoted.replace("``", "`")
 }

@@ -16,7 +16,7 @@ mod words;
 pub use constraint::Constraint;
 pub use overrides::{Override, Overrides};
 pub use rule::{Rule, When};
-pub use sqlstate::{sqlstate, sqlstate_text};
+pub use sqlstate::{code_text, sqlstate, sqlstate_text};
 pub use texts::recognize;
 pub use words::{ConstraintKind, Dialect, ErrorClass, Fate, Journal, Phase, RetryKind, Scope};
 

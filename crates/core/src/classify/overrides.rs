@@ -2,7 +2,7 @@
 
 use super::{
     Conditions, ConstraintKind, Dialect, ErrorClass, Fate, Phase, RetryKind, Scope, Verdict,
-    classify, group,
+    classify, code_text, group,
 };
 use crate::error::{Error, ErrorKind, Result};
 
@@ -58,7 +58,11 @@ impl Overrides {
                 format!(
                     "override for {} code {}: fate {}, scope {} and retry {} contradict each \
                      other: {wrong}",
-                    rule.dialect, rule.code, rule.fate, rule.scope, rule.retry
+                    rule.dialect,
+                    code_text(rule.dialect, rule.code),
+                    rule.fate,
+                    rule.scope,
+                    rule.retry,
                 ),
             ));
         }

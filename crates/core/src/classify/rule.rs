@@ -120,7 +120,7 @@ impl Outcome {
     ///
     /// - A commit in doubt stays in doubt, because the connection does not know either.
     /// - MySQL and MariaDB send no state with an error, so what the driver holds is older; and
-    ///   InnoDB has been seen to say "open" after it had undone earlier rows. Only "not open" counts.
+    ///   MariaDB has been seen to say "open" after it had undone earlier rows. Only "not open" counts.
     /// - In PostgreSQL an error always ends the transaction: `fate_if_open` is never intact.
     pub(super) fn observed(
         self,

@@ -10,7 +10,7 @@ use super::words::Dialect;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Text {
     pub(super) dialect: Dialect,
-    pub(super) text: &'static str,
+    pub(super) says: &'static str,
     /// The code that comes with it; 0 where there is none.
     pub(super) code: i32,
     pub(super) means: i32,
@@ -20,14 +20,14 @@ pub(super) struct Text {
 ///
 /// The given one, unless the message says more. PostgreSQL's messages are known in English only.
 pub fn recognize(dialect: Dialect, code: i32, message: &str) -> i32 {
-    let says = |text: &Text| match dialect {
+    let fits = |text: &Text| match dialect {
         // Its messages may go on with names of the schema.
-        Dialect::Sqlite => message.starts_with(text.text),
+        Dialect::Sqlite => message.starts_with(text.says),
         // The driver puts host and severity before them.
-        _ => message.contains(text.text),
+        _ => message.contains(text.says),
     };
     TEXTS
         .iter()
-        .find(|text| text.dialect == dialect && text.code == code && says(text))
+        .find(|text| text.dialect == dialect && text.code == code && fits(text))
         .map_or(code, |text| text.means)
 }
