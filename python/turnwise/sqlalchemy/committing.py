@@ -192,11 +192,13 @@ def _commits_itself(connection: Connection) -> bool:
             return False
         # Nobody begins, unless it is done before the first statement.
         return not has_turns(connection)
+    if getattr(dialect, "_on_connect_isolation_level", None) == "AUTOCOMMIT":
+        return True
     if dialect.driver == "mysqlconnector":  # It would ask the server.
-        return getattr(dialect, "_on_connect_isolation_level", None) == "AUTOCOMMIT"
+        return False
     try:
         return bool(dialect.detect_autocommit_setting(connection.connection.dbapi_connection))
-    except NotImplementedError:
+    except (AttributeError, NotImplementedError):  # Before SQLAlchemy 2.0.43, and other dialects.
         return False
 
 
