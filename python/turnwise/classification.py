@@ -22,14 +22,11 @@ _BUSY = 5
 _TWINS = {"mysql", "mariadb"}
 """They share drivers and most codes; what knows the server decides."""
 
-_OF_CAUSE = {
-    "TransactionNotOwned",
-    "TransactionPoisoned",
-    "RolledBack",
-    "CommitNotReplayable",
-    "AttemptsExhausted",
-    "BudgetSpent",
-}
+_OVER = {"TransactionPoisoned", "RolledBack", "CommitNotReplayable"}
+"""turnwise's own errors after which the transaction is over. They come later than the database's
+error behind them, at COMMIT above all, and that one left no doubt."""
+
+_OF_CAUSE = _OVER | {"TransactionNotOwned", "AttemptsExhausted", "BudgetSpent"}
 """turnwise's own errors that mean what the database's error behind them means."""
 
 _PERMANENT = ("permanent", "none", "never", "none")
@@ -81,7 +78,7 @@ def observe(error: BaseException, observation: Observation) -> None:
         pass
 
 
-def observation_of(error: BaseException) -> Observation | None:
+def observation_of(error: BaseException | None) -> Observation | None:
     """What was attached to the exception, or to one that it wraps or was caused by."""
     for link in _chain(error):
         found = getattr(link, "_turnwise", None)
@@ -149,27 +146,30 @@ class _Known:
         self.was_in_transaction = self.observation.was_in_transaction
         self.overrides = overrides
         self.dialect: str | None = self.observation.dialect
+        self.default_phase: str | None = None
         self.is_lost = False
         self.fallback: tuple[str, str, str, str] | None = None
 
     def judge_link(self, error: BaseException) -> Verdict | None:
         """The verdict, if this exception decides it; else what it says is kept."""
+        if isinstance(error, TurnwiseError) and _means_its_cause(error):
+            self._begin_anew(error)
+            return None
         wrapping = wrappers.read(error)
         if wrapping is not None:
             self.phase = self.phase or wrapping.phase
             self.is_lost = self.is_lost or wrapping.is_lost
             self.fallback = self.fallback or _of_wrapper(wrapping)
-        trace = wrappers.trace(error)
-        self.phase = self.phase or trace.phase
-        self.dialect = self.dialect or trace.dialect
-        if trace.is_autocommit and self.was_in_transaction is None:
-            self.was_in_transaction = False
-        if wrapping is not None:
+            if "DBAPIError" in wrapping.names:
+                self._trace(error)
             return None
         if isinstance(error, TurnwiseError):
             return self._judge_own(error)
         reading = drivers.read(error)
-        return None if reading is None else self._judge(reading)
+        if reading is None:
+            return None
+        self._trace(error)
+        return self._judge(reading)
 
     def judge_nothing(self) -> Verdict:
         """The verdict, if no exception decided it."""
@@ -178,22 +178,36 @@ class _Known:
             return self._judge(drivers.Reading(self.observation.dialect, is_lost=True))
         return _verdict(*self.fallback) if self.fallback else _native.Verdict.foreign()
 
-    def _judge_own(self, error: TurnwiseError) -> Verdict | None:
+    def _begin_anew(self, error: TurnwiseError) -> None:
+        """What is known of turnwise's error is not known of the one behind it."""
+        self.fallback = self.fallback or _OWN.get(error.kind)
+        if error.kind in _OVER:
+            self.observation = observation_of(error.__cause__) or Observation("", "")
+            self.phase = self.observation.phase or None
+            self.in_transaction = self.observation.in_transaction
+            self.was_in_transaction = self.observation.was_in_transaction
+            self.default_phase = "statement"
+
+    def _judge_own(self, error: TurnwiseError) -> Verdict:
         own = _OWN.get(error.kind)
-        if error.kind in _OF_CAUSE and error.__cause__ is not None:
-            self.fallback = self.fallback or own
-            return None
         code = error.sqlite_errorcode or (_BUSY if error.kind == "LockTimeout" else None)
         if own is not None or code is None:
             return _verdict(*(own or _PERMANENT))
         # COMMIT's doubts have a kind of their own.
-        self.phase = self.phase or ("begin" if error.kind == "LockTimeout" else "statement")
+        self.default_phase = "begin" if error.kind == "LockTimeout" else "statement"
         return self._judge(drivers.Reading("sqlite", code, message=str(error)))
+
+    def _trace(self, error: BaseException) -> None:
+        trace = wrappers.trace(error)
+        self.phase = self.phase or trace.phase
+        self.dialect = self.dialect or trace.dialect
+        if trace.is_autocommit and self.was_in_transaction is None:
+            self.was_in_transaction = False
 
     def _judge(self, reading: Reading) -> Verdict:
         if reading.dialect in _TWINS and self.dialect in _TWINS:
             reading = reading._replace(dialect=self.dialect)
-        verdict = self._ask(reading, self.phase or reading.phase)
+        verdict = self._ask(reading, self.phase or reading.phase or self.default_phase)
         if verdict.constraint is None or not (reading.constraint or reading.columns):
             return verdict
         return verdict.with_constraint(
@@ -229,10 +243,10 @@ class _Known:
         )
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
     """The exception, and what it wraps or was caused by. A cancellation is never looked into."""
     seen: set[int] = set()
-    link: BaseException | None = error
+    link = error
     while link is not None and id(link) not in seen:
         seen.add(id(link))
         yield link
@@ -245,6 +259,10 @@ def _inner(error: BaseException) -> BaseException | None:
     if isinstance(orig, BaseException):
         return orig
     return error.__cause__ or wrappers.original_of(error)
+
+
+def _means_its_cause(error: TurnwiseError) -> bool:
+    return error.kind in _OF_CAUSE and error.__cause__ is not None
 
 
 def _members(error: BaseException) -> tuple[BaseException, ...]:

@@ -169,6 +169,21 @@ def test_errors_of_turnwise_mean_what_is_behind_them():
     assert classify(chained(errors.WritesLostError("x"), deadlock)).scope == "never"
 
 
+@pytest.mark.parametrize("kind", ["RolledBack", "TransactionPoisoned", "CommitNotReplayable"])
+def test_what_comes_at_commit_of_a_transaction_that_is_over_is_in_no_doubt(kind):
+    swallowed = type("E", (Exception,), {"__module__": "pymysql.err"})(1999, "?")
+    assert classify(swallowed).is_in_doubt
+    own = chained(getattr(errors, f"{kind}Error")("x"), swallowed)
+    observe(own, Observation("mariadb", "commit"))
+    assert not classify(own).is_in_doubt
+    assert not classify(own, phase="commit").is_in_doubt
+    assert classify(own).dialect == "mariadb"
+    observe(swallowed, Observation("mariadb", "rollback"))
+    assert classify(own).rule == "default.rollback"
+    not_owned = chained(errors.TransactionNotOwnedError("x"), swallowed)
+    assert classify(not_owned, phase="commit").is_in_doubt
+
+
 @pytest.mark.parametrize(
     ("kind", "code", "class_", "scope"),
     [

@@ -143,6 +143,15 @@ def test_json():
     assert (rule["fate"], rule["scope"], rule["retry"]) == ("rolled_back", "transaction", "redo")
 
 
+def test_what_an_earlier_rule_decides_is_left_out():
+    (code,) = json.loads(run("explain", "sqlite", "9", "--json").stdout)
+    assert [(rule["rule"], rule["phases"]) for rule in code["rules"]] == [
+        ("sqlite.interrupt.read", ["statement", "savepoint"]),
+        ("sqlite.interrupt.write", ["statement", "savepoint"]),
+        ("sqlite.interrupt", ["connect", "begin", "commit"]),
+    ]
+
+
 def test_a_group_stands_in_for_its_codes():
     done = run("explain", "SQLITE_IOERR_FSYNC")
     assert "SQLite 1034 (SQLITE_IOERR_FSYNC)" in done.stdout

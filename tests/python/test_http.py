@@ -51,6 +51,14 @@ def test_statuses(error, status, reason, retry_after):
     assert {"type", "title", "detail"} < set(problem.body)
 
 
+def test_a_commit_in_doubt_invites_nobody_to_repeat_it():
+    for error in (errors.CommitOutcomeUnknownError("x"), failing(1034, "disk I/O error")):
+        problem = problem_of(error)
+        assert problem.status == 500
+        assert "not known whether" in problem.body["detail"]
+        assert "Retry-After" not in problem.headers
+
+
 def test_retry_after_is_in_whole_seconds():
     busy, full = failing(5), errors.QueueFullError("x")
     settings = {"retry_after": 2.2, "retry_after_outage": 0}

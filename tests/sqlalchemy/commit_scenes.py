@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import time
-from typing import NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from sqlalchemy import ForeignKey, String, create_engine, event, text, update
 from sqlalchemy.orm import (
@@ -18,7 +18,9 @@ from sqlalchemy.orm import (
 from sqlalchemy.pool import NullPool
 
 from proxy import AFTER, BEFORE
-from servers import Database
+
+if TYPE_CHECKING:
+    from servers import Database
 
 WAIT = 20
 
@@ -39,7 +41,7 @@ class Counted(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     n: Mapped[int] = mapped_column()
     version: Mapped[int] = mapped_column()
-    __mapper_args__ = {"version_id_col": version}
+    __mapper_args__: ClassVar = {"version_id_col": version}
 
 
 class Note(Base):
@@ -276,10 +278,10 @@ SESSIONS = {
 class PostgreSQLPlace(ServerPlace):
     dialect, driver = "postgresql", "psycopg2"
 
-    def engine(self, url=None):
+    def engine(self, url=None, poolclass=NullPool):
         return create_engine(
             url or self.plain,
-            poolclass=NullPool,
+            poolclass=poolclass,
             connect_args={"options": "-c lock_timeout=50ms"},
             isolation_level="SERIALIZABLE",
         )
@@ -355,9 +357,9 @@ class MariaDBPlace(ServerPlace):
             def lock() -> None:
                 cursor.execute("FLUSH TABLES WITH READ LOCK")
 
-            with before_commit(engine, lock):
-                with until_it_fails(engine, lambda: cursor.execute("UNLOCK TABLES")):
-                    yield
+            unlock = until_it_fails(engine, lambda: cursor.execute("UNLOCK TABLES"))
+            with before_commit(engine, lock), unlock:
+                yield
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from sqlalchemy.orm.exc import StaleDataError
 from sqlalchemy.pool import QueuePool
 
 from turnwise.classification import classify
+from turnwise.errors import TransactionNotOwnedError
 
 
 class Base(DeclarativeBase):
@@ -69,27 +70,55 @@ def test_a_statement(engine):
 
 
 def test_begin(engine, path):
-    # The text tells, as it is sent; so does the dialect's function, where it sends it.
+    # The text tells, where the application sends it; else SQLAlchemy's function.
     with locked(path, "UPDATE topic SET title = 'x'"), engine.connect() as connection:
         verdict = verdict_of(lambda: connection.exec_driver_sql("BEGIN IMMEDIATE"))
         assert (verdict.rule, verdict.fate) == ("sqlite.busy.begin", "none")
 
-    def do_begin(fairy):
+    def send(fairy):
         fairy.dbapi_connection.execute("BEGIN IMMEDIATE")
 
-    engine.dialect.do_begin = do_begin
+    engine.dialect.do_begin = send
     with locked(path, "UPDATE topic SET title = 'x'"), engine.connect() as connection:
         assert verdict_of(connection.begin).rule == "sqlite.busy.begin"
         assert verdict_of(lambda: connection.execute(text("SELECT 1"))).rule == "sqlite.busy.begin"
 
 
-def test_commit(engine, path):
+@pytest.mark.parametrize("is_wrapped", [False, True])
+def test_commit(engine, path, is_wrapped):
+    if is_wrapped:
+        engine.dialect.do_commit = lambda fairy: fairy.dbapi_connection.commit()
     # A reader holds off COMMIT in a rollback journal.
     with locked(path, "SELECT * FROM topic"), engine.connect() as connection:
         connection.execute(text("UPDATE topic SET title = 'y'"))
         verdict = verdict_of(connection.commit)
         assert (verdict.rule, verdict.fate) == ("sqlite.busy.commit", "intact")
         assert (verdict.scope, verdict.retry) == ("commit", "wait")
+
+
+def test_the_dialects_functions_alone(engine, path):
+    dialect = engine.dialect
+    with contextlib.closing(engine.raw_connection()) as fairy:
+        fairy.dbapi_connection.execute("UPDATE topic SET title = 'y'")
+        with locked(path, "SELECT * FROM topic"):
+            verdict = verdict_of(lambda: dialect.do_commit(fairy), sqlite3.OperationalError)
+        assert verdict.rule == "sqlite.busy.commit"
+        cursor = fairy.cursor()
+        odd = "ROLLBACK TO nowhere"
+        verdict = verdict_of(lambda: dialect.do_execute(cursor, odd, ()), sqlite3.OperationalError)
+        assert (verdict.rule, verdict.is_in_doubt) == ("sqlite.refused", False)
+
+
+def test_a_class_that_is_also_turnwises_is_followed(engine):
+    class BothError(TransactionNotOwnedError, DBAPIError):
+        pass
+
+    with engine.connect() as connection, pytest.raises(DBAPIError) as caught:
+        connection.execute(text("INSERT INTO topic VALUES (2, 'first', 1)"))
+    both = BothError.__new__(BothError)
+    vars(both).update(vars(caught.value))
+    assert both.__cause__ is None
+    assert classify(both).rule == "sqlite.constraint.unique"
 
 
 def test_commit_of_a_session(engine, path):
@@ -199,3 +228,17 @@ def test_what_a_listener_raises_is_looked_into(engine):
             lambda: connection.execute(text("INSERT INTO topic VALUES (1, 'x', 1)")), RuntimeError
         )
     assert verdict.rule == "sqlite.constraint.unique"
+
+
+def test_an_error_behind_one_that_came_at_commit_keeps_its_phase(engine, path):
+    def commit(fairy):
+        raise RuntimeError("at commit") from earlier.value
+
+    engine.dialect.do_commit = commit
+    with engine.connect() as connection:
+        connection.begin()
+        with pytest.raises(DBAPIError) as earlier:
+            connection.execute(text("SELECT * FROM nowhere"))
+        verdict = verdict_of(connection.commit, RuntimeError)
+    assert (verdict.rule, verdict.fate) == ("sqlite.refused", "intact")
+    assert verdict == classify(earlier.value)

@@ -7,9 +7,11 @@ everything was flushed.
 from __future__ import annotations
 
 import contextlib
+from typing import ClassVar
 
 import pytest
-from sqlalchemy import Column, ForeignKey, String, Table, create_engine, event, inspect
+from sqlalchemy import JSON, Column, ForeignKey, String, Table, create_engine, event, inspect
+from sqlalchemy.ext.mutable import MutableDict
 from sqlalchemy.orm import (
     DeclarativeBase,
     Mapped,
@@ -21,7 +23,7 @@ from sqlalchemy.orm import (
     validates,
 )
 from sqlalchemy.orm.exc import StaleDataError
-from sqlalchemy.pool import NullPool
+from sqlalchemy.pool import QueuePool
 
 from commit_scenes import PostgreSQLPlace
 from servers import Database
@@ -66,10 +68,11 @@ class Author(Base):
     x: Mapped[int] = mapped_column(default=0)
     y: Mapped[int] = mapped_column(default=0)
     at: Mapped[Point] = composite("x", "y")
+    data: Mapped[dict | None] = mapped_column(MutableDict.as_mutable(JSON))
     articles: Mapped[list[Article]] = relationship(
         back_populates="author", cascade="all, delete-orphan", order_by="Article.title"
     )
-    __mapper_args__ = {"version_id_col": version}
+    __mapper_args__: ClassVar = {"version_id_col": version}
 
     @validates("secret")
     def scramble(self, key, value):
@@ -87,14 +90,14 @@ class Article(Base):
     pages: Mapped[dict[str, Page]] = relationship(
         collection_class=attribute_keyed_dict("key"), cascade="all, delete-orphan"
     )
-    __mapper_args__ = {"polymorphic_on": kind, "polymorphic_identity": "plain"}
+    __mapper_args__: ClassVar = {"polymorphic_on": kind, "polymorphic_identity": "plain"}
 
 
 class Review(Article):
     __tablename__ = "review"
     id: Mapped[int] = mapped_column(ForeignKey("article.id"), primary_key=True)
     stars: Mapped[int] = mapped_column()
-    __mapper_args__ = {"polymorphic_identity": "review"}
+    __mapper_args__: ClassVar = {"polymorphic_identity": "review"}
 
 
 class Page(Base):
@@ -122,10 +125,19 @@ def place(postgresql):
     with postgresql.database() as name:
         place = PostgreSQLPlace(Database(postgresql, name))
         place.fill()
-        Base.metadata.create_all(create_engine(place.plain, poolclass=NullPool))
+        place.own = create_engine(place.plain)
+        Base.metadata.create_all(place.own)
         place.watch(*Base.metadata.tables)
         yield place
+        place.own.dispose()
         place.close()
+
+
+@pytest.fixture(scope="module")
+def pooled(place):
+    engine = place.engine(poolclass=QueuePool)
+    yield engine
+    engine.dispose()
 
 
 @pytest.fixture
@@ -134,14 +146,11 @@ def engine(place):
 
 
 def reset(place) -> None:
-    for table in reversed(Base.metadata.sorted_tables):
-        place.ask(f"DELETE FROM {table.name}")
-    for table in ("author", "article", "fan"):
-        place.ask(f"ALTER SEQUENCE {table}_id_seq RESTART WITH 1")
-    with contextlib.closing(Session(create_engine(place.plain, poolclass=NullPool))) as session:
+    place.ask(f"TRUNCATE {', '.join(Base.metadata.tables)} RESTART IDENTITY")
+    with contextlib.closing(Session(place.own)) as session:
         tags = {name: Tag(name=name) for name in ("old", "new")}
         session.add_all(tags.values())
-        session.add(Author(name="ann", articles=[
+        session.add(Author(name="ann", data={"k": 1}, articles=[
             Article(title="one", tags={tags["old"]}, pages={"p": Page(key="p")}),
             Review(title="two", stars=3),
         ]))  # fmt: skip
@@ -152,7 +161,7 @@ def reset(place) -> None:
 def rows(place):
     """Everything, without the numbers that a sequence does not give twice."""
     return [
-        place.ask("SELECT name, secret, n, version, x, y FROM author ORDER BY name"),
+        place.ask("SELECT name, secret, n, version, x, y, data FROM author ORDER BY name"),
         place.ask("""
             SELECT title, article.kind, author.name, stars FROM article
             JOIN author ON author.id = author_id LEFT JOIN review ON review.id = article.id
@@ -230,6 +239,10 @@ def composite_changed(session, found):
     found["ann"].at = Point(3, 4)
 
 
+def changed_in_place(session, found):
+    found["ann"].data["k"] = 2
+
+
 def validated_once(session, found):
     found["ann"].secret = "abc"
 
@@ -273,6 +286,7 @@ SCENES = [
     replaced_row,
     sql_expression,
     composite_changed,
+    changed_in_place,
     validated_once,
     expired_first,
     inherited,
@@ -309,10 +323,13 @@ def facts(session):
 
 
 @pytest.mark.filterwarnings("ignore:Object of type <Article> not in session")
-@pytest.mark.parametrize("expires", [False, True], ids=["kept", "expired"])
-@pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name__)
-def test_the_same_work_leaves_the_same(place, engine, scene, expires) -> None:
-    ends = []
+@pytest.mark.parametrize(
+    ("scene", "expires"),
+    [*((scene, False) for scene in SCENES), (everything, True), (child_of_a_clean_parent, True)],
+    ids=lambda value: getattr(value, "__name__", "expires" if value else "keeps"),
+)
+def test_the_same_work_leaves_the_same(place, pooled, scene, expires) -> None:
+    engine, ends = pooled, []
     for disturb in (contextlib.nullcontext(), place.fails_at_commit(engine)):
         reset(place)
         with Session(engine, expire_on_commit=False) as session:
@@ -323,7 +340,7 @@ def test_the_same_work_leaves_the_same(place, engine, scene, expires) -> None:
                 # It read: it is not the flush alone that is in the transaction.
                 pytest.fail("a scene must not emit SQL")
             flushes = []
-            event.listen(session, "after_flush", lambda *_: flushes.append(1))
+            event.listen(session, "after_flush", lambda *_, flushes=flushes: flushes.append(1))
             with disturb:
                 assert commit_with_retry(session, **FAST)
             ends.append((rows(place), facts(session)))
@@ -374,11 +391,35 @@ def test_a_version_that_another_has_raised_meanwhile_is_not_written_over(place, 
             )
 
         event.listen(engine, "handle_error", overtake)
-        with place.fails_at_commit(engine), pytest.raises(StaleDataError):
+        with place.fails_at_commit(engine), pytest.raises(StaleDataError) as caught:
             commit_with_retry(session, **FAST)
+        assert not getattr(caught.value, "__notes__", []), "it is not tried again"
         session.rollback()
         assert found["ann"].n == 1
         assert place.ask("SELECT n, version FROM author WHERE name = 'ann'") == [(1, 2)]
+
+
+def test_a_session_that_does_not_begin_by_itself(place, engine) -> None:
+    reset(place)
+    with Session(engine, autobegin=False) as session:
+        session.begin()
+        session.add(Author(name="new"))
+        with place.fails_at_commit(engine):
+            assert commit_with_retry(session, **FAST)
+        assert not session.in_transaction()
+    assert place.ask("SELECT count(*) FROM author WHERE name = 'new'") == [(1,)]
+
+
+def test_a_change_in_place_is_still_noticed_afterwards(place, engine) -> None:
+    reset(place)
+    with Session(engine, expire_on_commit=False) as session:
+        ann = loaded(session)["ann"]
+        ann.data["k"] = 2
+        with place.fails_at_commit(engine):
+            assert commit_with_retry(session, **FAST)
+        ann.data["k"] = 3
+        session.commit()
+    assert place.ask("SELECT data FROM author WHERE name = 'ann'") == [({"k": 3},)]
 
 
 def test_a_changed_collection_that_is_never_loaded_is_refused(place, engine) -> None:
@@ -411,6 +452,25 @@ def test_a_listener_that_adds_objects_when_one_is_put_back_is_seen(place, engine
         assert ("new",) not in place.ask("SELECT name FROM author")
 
 
+def test_a_listener_that_fails_when_objects_are_put_back_leaves_no_half(place, engine) -> None:
+    reset(place)
+    with Session(engine) as session:
+        seen = []
+
+        def fail(session, one) -> None:
+            seen.append(one)
+            if len(seen) == 4:
+                raise ZeroDivisionError
+
+        event.listen(session, "transient_to_pending", fail)
+        session.add_all([Author(name="new"), Author(name="newer")])
+        with place.fails_at_commit(engine), pytest.raises(CommitNotReplayableError) as caught:
+            commit_with_retry(session, **FAST)
+        assert "ZeroDivisionError" in caught.value.reason
+        session.commit()
+    assert place.ask("SELECT name FROM author WHERE name LIKE 'new%'") == []
+
+
 def test_listeners_of_the_flush_run_again_on_what_was_there_before(place, engine) -> None:
     reset(place)
     with Session(engine, expire_on_commit=False) as session:
@@ -421,10 +481,18 @@ def test_listeners_of_the_flush_run_again_on_what_was_there_before(place, engine
                 if isinstance(one, Author):
                     one.n += 1
                     session.add(Tag(name=f"{one.name} was {one.n}"))
+                    one.articles.append(Article(title="of the listener"))
 
         event.listen(session, "before_flush", audit)
         found["ann"].name = "anna"
         with place.fails_at_commit(engine):
             assert commit_with_retry(session, **FAST)
+        assert [one.title for one in found["ann"].articles] == ["one", "two", "of the listener"]
+        assert all(inspect(one).persistent for one in found["ann"].articles)
+        event.remove(session, "before_flush", audit)
+        found["ann"].articles.append(Article(title="later"))
+        session.commit()
+    titles = "SELECT title FROM article JOIN author ON author.id = author_id WHERE name = 'anna'"
+    assert sorted(place.ask(titles)) == [("later",), ("of the listener",), ("one",), ("two",)]
     assert place.ask("SELECT n FROM author WHERE name = 'anna'") == [(1,)]
     assert place.ask("SELECT name FROM tag WHERE name LIKE 'anna%'") == [("anna was 1",)]

@@ -1,4 +1,4 @@
-"""Kinds of work × ways to fail × databases: never a loss in silence, never a double write."""
+"""Kinds of work by ways to fail, on each database: never a loss in silence, never a double write."""
 
 from __future__ import annotations
 
@@ -124,16 +124,17 @@ def expected(kind, after) -> dict:
 
 def outcome(session, kind, **settings):
     """What came of it: an error leaves a session that has nothing to commit."""
-    try:
-        assert commit_with_retry(session, **FAST, **settings) is True
-    except (CommitNotReplayableError, CommitOutcomeUnknownError) as error:
-        assert isinstance(error.__cause__, DBAPIError), "the driver's error is within reach"
+    with session:
+        try:
+            assert commit_with_retry(session, **FAST, **settings) is True
+        except (CommitNotReplayableError, CommitOutcomeUnknownError) as error:
+            raised = error
+        else:
+            return None
         session.rollback()
         session.commit()
-        return error
-    finally:
-        session.close()
-    return None
+    assert isinstance(raised.__cause__, DBAPIError), "the driver's error is within reach"
+    return raised
 
 
 def require_truth(cell, kind, error, *, done) -> None:

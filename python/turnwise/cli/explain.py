@@ -142,7 +142,8 @@ def _as_json(code: Code, rules: list[dict[str, Any]]) -> dict[str, Any]:
         "code": code.code,
         "name": codes.name_of(code),
         "rules": [
-            {name: value for name, value in rule.items() if name not in {"dialect", "codes"}}
+            {"rule": rule["id"]}
+            | {name: rule[name] for name in rule if name not in {"id", "dialect", "codes"}}
             for rule in rules
         ],
     }

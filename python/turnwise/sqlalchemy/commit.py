@@ -11,9 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.exc import StaleDataError
 
-from turnwise.attempts import Attempts, add_note, plan
+from turnwise.attempts import Attempts, add_note, causes, plan
 from turnwise.classification import classify
-from turnwise.errors import CommitNotReplayableError, CommitOutcomeUnknownError
+from turnwise.errors import (
+    CommitNotReplayableError,
+    CommitOutcomeUnknownError,
+    LockTimeoutError,
+)
 from turnwise.sqlalchemy.committing import (
     Committing,
     connections_of,
@@ -88,6 +92,8 @@ def commit_with_retry(
     target = session.registry() if hasattr(session, "registry") else session
     if isinstance(target, Session):
         return _Commit(target, how, verify).run()
+    if not hasattr(target, "run_sync"):
+        raise TypeError(f"a session is needed, not {type(session).__name__}")
     return _commit_async(target, how, verify)
 
 
@@ -104,7 +110,7 @@ class _Commit:
         self._attempts: Attempts | None = None
         self._committing = Committing(session, self._heal)
         self._is_alone = not connections_of(session.get_transaction())
-        self._work = PendingWork(session)
+        self._work = PendingWork(session, names_only=not self._is_alone)
         self._verdict: Verdict | None = None
 
     def run(self) -> Literal[True]:
@@ -123,18 +129,14 @@ class _Commit:
 
     def _heal(self, connection: Connection, error: Exception) -> bool:
         """COMMIT has failed: whether it has succeeded all the same, or is to be sent again."""
-        verdict = classify(
-            error,
-            phase="commit",
-            in_transaction=is_open(connection),
-            overrides=self._how.overrides,
-        )
+        still_open, overrides = is_open(connection), self._how.overrides
+        verdict = classify(error, phase="commit", in_transaction=still_open, overrides=overrides)
         self._verdict = verdict
         if verdict.is_in_doubt:
             if self._ask(error):
                 return True
-            self._verdict = classify(error, phase="statement", overrides=self._how.overrides)
-        elif verdict.scope == "commit" and verdict.is_retryable and not has_turns(connection):
+            self._verdict = classify(error, phase="statement", overrides=overrides)
+        elif verdict.scope == "commit" and still_open and not has_turns(connection):
             sleep(self._pause(error, verdict))
             return False
         raise error
@@ -176,6 +178,8 @@ class _Commit:
             raise error
         if committing.is_autocommit:
             raise _unknown("in AUTOCOMMIT each statement commits, and one has failed") from error
+        if any(isinstance(one, LockTimeoutError) for one in causes(error)):
+            self._give_up(error)  # `install` has waited for the lock as long as it may.
         self._require_replayable(error)
         pause = self._pause(error, verdict)
         self._put_back(error)
@@ -197,7 +201,7 @@ class _Commit:
         return verdict
 
     def _require_replayable(self, error: Exception) -> None:
-        obstacle = self._work.obstacle or self._committing.obstacle()
+        obstacle = self._work.obstacle() or self._committing.obstacle()
         if not self._is_alone:
             obstacle = "other statements ran in the transaction before"
         if obstacle is not None:
@@ -230,9 +234,12 @@ class _Commit:
         if pause is None:
             self._verdict = None
             self._attempts.note(error)
-            add_note(error, f"turnwise: not committed: {named(self._lost())}")
-            raise error
+            self._give_up(error)
         return pause
+
+    def _give_up(self, error: Exception) -> NoReturn:
+        add_note(error, f"turnwise: not committed: {named(self._lost())}")
+        raise error
 
     def _put_back(self, error: Exception) -> None:
         self._roll_back()
@@ -242,6 +249,12 @@ class _Commit:
         except NotRestoredError as reason:
             self._roll_back()
             self._give_back(error, str(reason))
+        except Exception as failure:  # noqa: BLE001 - a listener's
+            self._roll_back()
+            self._give_back(error, f"a listener has failed with {type(failure).__name__}")
+        except BaseException:
+            self._roll_back()  # Not half of it.
+            raise
 
     def _roll_back(self) -> None:
         try:

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError
 
 from turnwise.errors import TransactionPoisonedError
 
@@ -39,7 +40,7 @@ class Committing:
         self._session, self._heal = session, heal
         self._connections: list[Connection] = []
         self._to_commit = 0
-        self._is_autocommit = False
+        self._is_autocommit = self._is_entered = False
         self._is_joined = False
         # Gone once it fails at COMMIT.
         self._is_nested = session.in_nested_transaction()
@@ -55,6 +56,7 @@ class Committing:
         transaction = self._session.get_transaction()
         for connection in connections_of(transaction):
             self._join(self._session, transaction, connection)
+        self._is_entered = True
         event.listen(self._session, "after_begin", self._join)
         return self
 
@@ -84,11 +86,14 @@ class Committing:
         self._is_joined |= not is_own
         self._is_autocommit |= _commits_itself(connection)
         for name in _COMMITS:
-            vars(connection)[name] = self._wrapped(connection, getattr(connection, name))
+            proceed = getattr(connection, name)
+            vars(connection)[name] = self._wrapped(connection, proceed, is_new=self._is_entered)
 
-    def _wrapped(self, connection: Connection, proceed: Callable[..., None]) -> Callable[..., None]:
+    def _wrapped(
+        self, connection: Connection, proceed: Callable[..., None], *, is_new: bool
+    ) -> Callable[..., None]:
         def commit(*arguments: Any) -> None:
-            require_intact(connection)
+            require_intact(connection, is_new=is_new)
             is_committed = False
             while not is_committed:
                 self.is_sent = True
@@ -144,21 +149,34 @@ def is_open(connection: Connection) -> bool | None:
     return answer if isinstance(answer, bool) else None
 
 
-def require_intact(connection: Connection) -> None:
+def require_intact(connection: Connection, *, is_new: bool) -> None:
     """Refuse to send a COMMIT that PostgreSQL would answer with ROLLBACK, and drivers with silence.
+
+    Where `install` watches the engine, that is done there. asyncpg knows nothing, and the server is
+    asked, unless the transaction ``is_new``: then nobody has had an error to swallow.
 
     Raises:
         TransactionPoisonedError: A statement has failed, and its error was swallowed.
     """
     if connection.dialect.name != "postgresql" or connection.closed or connection.invalidated:
         return
+    if layer_of(connection, "guard") is not None:
+        return
     raw = connection.connection.driver_connection
     status = getattr(getattr(raw, "info", None), "transaction_status", None)
+    cause = None
+    if connection.dialect.driver == "asyncpg" and not is_new:
+        try:
+            connection.exec_driver_sql("SELECT 1")
+        except DBAPIError as error:
+            if connection.invalidated:
+                raise
+            status, cause = _IN_ERROR, error
     if status == _IN_ERROR or getattr(raw, "_transaction_status", None) == b"E":  # pg8000
         raise TransactionPoisonedError(
             "COMMIT was not sent: a statement of this transaction has failed, its error was"
             " swallowed, and the server would roll back; roll back, and do the work again"
-        )
+        ) from cause
 
 
 def _commits_itself(connection: Connection) -> bool:
@@ -174,25 +192,32 @@ def _commits_itself(connection: Connection) -> bool:
             return False
         # Nobody begins, unless it is done before the first statement.
         return not has_turns(connection)
+    if getattr(dialect, "_on_connect_isolation_level", None) == "AUTOCOMMIT":
+        return True
     if dialect.driver == "mysqlconnector":  # It would ask the server.
-        return getattr(dialect, "_on_connect_isolation_level", None) == "AUTOCOMMIT"
+        return False
     try:
         return bool(dialect.detect_autocommit_setting(connection.connection.dbapi_connection))
-    except NotImplementedError:
+    except (AttributeError, NotImplementedError):  # Before SQLAlchemy 2.0.43, and other dialects.
         return False
+
+
+def layer_of(connection: Connection, name: str) -> object:
+    """What `install` has put around the connection's dialect under this name; or ``None``."""
+    interception = sys.modules.get("turnwise.sqlalchemy.interception")
+    return interception and interception.layer_of(connection.dialect, name)
 
 
 def has_turns(connection: Connection) -> bool:
     """Whether `install` looks after this SQLite engine's transactions, and repeats its COMMIT."""
-    interception = sys.modules.get("turnwise.sqlalchemy.interception")
-    return bool(interception and interception.layer_of(connection.dialect, "sqlite_turns"))
+    return layer_of(connection, "sqlite_turns") is not None
 
 
 def sleep(seconds: float) -> None:
     """Wait: the thread, or in SQLAlchemy's greenlets the task."""
     from sqlalchemy.util import concurrency
 
-    if "asyncio" in sys.modules and concurrency.in_greenlet():
+    if "sqlalchemy.ext.asyncio" in sys.modules and concurrency.in_greenlet():
         import asyncio
 
         wait(asyncio.sleep(seconds))

@@ -9,10 +9,10 @@ validators, which have seen these values once. Neither emits SQL.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import inspect
-from sqlalchemy.orm.attributes import flag_dirty
+from sqlalchemy.orm.attributes import flag_dirty, instance_state
 from sqlalchemy.orm.collections import collection_adapter
 from sqlalchemy.sql import ClauseElement
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import InstanceState, Mapper, Session
 
-_FACTS = (
+_FACTS = {
     "_orphaned_outside_of_session",
     "_pending_mutations",  # What was appended to collections that are not loaded.
     "callables",
     "expired",
     "insert_order",
     "parents",  # Who may have an orphan of this.
-)
+}
 """What a state holds beside its values, in its ``__dict__``."""
 
 
@@ -37,23 +37,27 @@ class NotRestoredError(Exception):
 
 
 class PendingWork:
-    """What a session is about to write, and every object that it holds."""
+    """What a session is about to write, and every object that it holds.
 
-    def __init__(self, session: Session) -> None:
+    With ``names_only`` it cannot be restored, and costs nothing for objects that are not written.
+    """
+
+    def __init__(self, session: Session, *, names_only: bool = False) -> None:
         self._session = session
+        shapes = _Shapes()
         self._new = sorted(
-            (_Kept(one) for one in session.new), key=lambda kept: kept.state.insert_order or 0
+            (_Kept(one, shapes) for one in session.new),
+            key=lambda kept: kept.state.insert_order or 0,
         )
         self._deleted = list(session.deleted)
         self._persistent = [
-            _Kept(one)
-            for one in session.identity_map.values()
-            if not _is_merely_expired(inspect(one))
+            _Kept(one, shapes)
+            for one in (session.dirty if names_only else session.identity_map.values())
+            if not _is_merely_expired(instance_state(one))
         ]
-        self.obstacle = self._obstacle()
-        """Why it could not be put back; ``None`` if it can be."""
 
-    def _obstacle(self) -> str | None:
+    def obstacle(self) -> str | None:
+        """Why it cannot be put back; ``None`` if it can be."""
         for kept in (*self._new, *self._persistent):
             for key in kept.committed:
                 impl = kept.state.manager[key].impl
@@ -87,13 +91,13 @@ class PendingWork:
         if not session.autobegin and not session.in_transaction():
             session.begin()
         with session.no_autoflush:
+            for kept in self._persistent:
+                kept.require(kept.state.key == kept.key, "has another primary key")
+                kept.require(kept.obj in session, "has left the session")
             for kept in self._new:
                 kept.require(kept.state.transient, "is not transient")
                 session._save_impl(kept.state)  # Not `add`: it cascades to what was not new.
             for kept in (*self._persistent, *self._new):
-                if kept not in self._new:
-                    kept.require(kept.state.key == kept.key, "has another primary key")
-                    kept.require(kept.obj in session, "has left the session")
                 kept.put_back()
             for one in self._deleted:
                 # Not `delete`: it loads what it cascades to.
@@ -115,25 +119,36 @@ class PendingWork:
         return {kept.state for kept in self._persistent if kept.modified}
 
 
+class _Shapes(dict[Any, tuple[frozenset[str], frozenset[str]]]):
+    """Of each class: the keys of what is mapped, and of them those of relationships."""
+
+    def __missing__(self, manager: Any) -> tuple[frozenset[str], frozenset[str]]:
+        mapper = manager.mapper
+        shape = frozenset(mapper.attrs.keys()), frozenset(mapper.relationships.keys())
+        self[manager] = shape
+        return shape
+
+
 class _Kept:
     """One object as it was."""
 
-    def __init__(self, obj: object) -> None:
+    def __init__(self, obj: object, shapes: _Shapes) -> None:
         self.obj = obj  # Nobody else may hold on to it.
-        state = cast("InstanceState[Any]", inspect(obj))
-        self.state, self.key, self.modified = state, state.key, state.modified
-        self._keys = state.mapper.attrs.keys()
-        relationships = state.mapper.relationships
-        self._values = {key: state.dict[key] for key in self._keys if key in state.dict}
-        self.committed = dict(state.committed_state)
-        self._expired_attributes = set(state.expired_attributes)
+        self.state = state = instance_state(obj)
+        self.key, self.modified = state.key, state.modified
+        self._keys, relationships = shapes[state.manager]
+        self._values = values = {
+            key: value for key, value in state.dict.items() if key in self._keys
+        }
+        self.committed = state.committed_state.copy()
+        self._expired_attributes = state.expired_attributes.copy()
         self._facts = {
-            name: _copied(state.__dict__[name]) for name in _FACTS if name in state.__dict__
+            name: _copied(value) for name, value in state.__dict__.items() if name in _FACTS
         }
         self._collections = [
-            _Collection(value)
-            for key, value in self._values.items()
-            if key in relationships and hasattr(value, "_sa_adapter")
+            _Collection(values[key])
+            for key in relationships.intersection(values)
+            if hasattr(values[key], "_sa_adapter")
         ]
 
     @property
