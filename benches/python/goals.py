@@ -55,6 +55,30 @@ def loop(name: str) -> Callable[[Parts], list[float]]:
     return figures
 
 
+def decorated(kind: str) -> Callable[[Parts], list[float]]:
+    """The nanoseconds that our decorator adds to a call, in each round."""
+
+    def figures(parts: Parts) -> list[float]:
+        rounds = parts["decorators"]["measures"][kind]["rounds"]
+        return [one["turnwise"] - one["bare"] for one in rounds]
+
+    return figures
+
+
+def fastest(kind: str) -> Callable[[Parts], list[float]]:
+    """How many times as much the fastest peer adds, in each round."""
+
+    def figures(parts: Parts) -> list[float]:
+        rounds = parts["decorators"]["measures"][kind]["rounds"]
+        return [
+            min(time - one["bare"] for name, time in one.items() if name not in ("bare", OURS))
+            / (one[OURS] - one["bare"])
+            for one in rounds
+        ]
+
+    return figures
+
+
 ROWS = 10_000
 OURS, THEIRS = "turnwise", "sqlite3"
 SHARE = "share of the rows/s of bare rusqlite"
@@ -183,6 +207,27 @@ GOALS = (
             ("none", "no other thread"),
             ("writer", "a thread keeps the writer busy"),
             ("python", "a thread keeps the GIL busy"),
+        )
+    ),
+    *(
+        goal
+        for kind, bound, key in (("a call", 100, "sync"), ("an awaited call", 150, "async"))
+        for goal in (
+            Goal(
+                f"decorator-{key}",
+                f"what `retry_on_deadlock` adds to {kind} that succeeds",
+                "decorators",
+                decorated(kind),
+                at_most=bound,
+                unit="ns",
+            ),
+            Goal(
+                f"decorator-{key}-peers",
+                f"what the fastest peer adds to {kind}, in ours",
+                "decorators",
+                fastest(kind),
+                at_least=1.0,
+            ),
         )
     ),
     *TURN_GOALS,

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Results = dict[str, Any]
+TABLES = {
+    "alone": "One thread alone, Python",
+    "rust": "Rust",
+    "decorators": "Decorators, on a call that succeeds",
+}
 
 
 def write(results: Results, folder: Path) -> tuple[Path, Path]:
@@ -46,7 +51,7 @@ def as_text(results: Results, why: dict[str, str], raw_name: str) -> str:
     parts = results["parts"]
     if "story" in parts:
         lines += _story(parts["story"])
-    for part, title in (("alone", "One thread alone, Python"), ("rust", "Rust")):
+    for part, title in TABLES.items():
         if part in parts:
             lines += [f"## {title}", "", *_sides(parts[part]["measures"]), ""]
     if "loop" in parts:

@@ -140,6 +140,12 @@ def rust(wanted: argparse.Namespace, folder: str) -> dict[str, Any]:
     return run([str(RUST), "all", folder, *options])
 
 
+def decorators(wanted: argparse.Namespace, folder: str) -> dict[str, Any]:
+    """What a decorator costs beside others."""
+    say("decorators")
+    return child("decorators.py", wanted.rounds, 2 if wanted.quick else 200, 500)
+
+
 def across(wanted: argparse.Namespace, folder: str) -> dict[str, Any]:
     """Processes that write one file."""
     return turns.measure(plan(wanted), folder, wanted.memory, say)
@@ -163,9 +169,11 @@ PARTS = {
     "alone": alone,
     "loop": loop,
     "rust": rust,
+    "decorators": decorators,
     "turns": across,
     "outsider": outsider,
 }
+DECORATORS = ("tenacity", "stamina", "backoff", "oslo.db")
 APART = {"turns", "outsider"}
 """Parts that run only when they are named."""
 
@@ -209,6 +217,7 @@ def versions(about: dict[str, Any]) -> dict[str, str]:
         "SQLite of Python": about["python_sqlite"],
         "peewee": version("peewee"),
         "apsw": apsw.apsw_version(),
+        **{name: version(name) for name in DECORATORS},
         "rustc": output("rustc", "--version").removeprefix("rustc "),
     }
 

@@ -19,7 +19,7 @@ from turnwise.ownership import not_owned, survey
 from turnwise.sqlalchemy import sessions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
     from types import CodeType, FrameType
     from typing import Any
 
@@ -80,7 +80,7 @@ class _Loop:
             started_at_ns=mark,
         )
         self._pause = 0.0
-        self._begun: Sequence[Any] = ()
+        self._found: sessions.Survey | None = None
 
     def begins(self, error: Exception) -> bool:
         """Whether the first failure is to be retried, by the unit that asks.
@@ -111,7 +111,7 @@ class _Loop:
         if found.foreign is not None:
             self._attempts.give_up(error, verdict, "not_retryable")
             raise not_owned(error, found.foreign) from error.__cause__
-        self._begun = found.begun
+        self._found = found
         pause = self._attempts.after(error, verdict=verdict)
         if pause is None:
             self._attempts.note(error)
@@ -121,14 +121,15 @@ class _Loop:
 
     def roll_back(self) -> None:
         """Roll back what the attempt has begun, while its error still keeps that alive."""
-        sessions.roll_back(self._begun)
-        self._begun = ()
+        found, self._found = self._found, None
+        if found and (found.begun or found.free):
+            sessions.roll_back(found)
 
     async def aroll_back(self) -> None:
         """Do the same in a coroutine."""
-        if self._begun:
-            await sessions.aroll_back(self._begun)
-            self._begun = ()
+        found, self._found = self._found, None
+        if found and (found.begun or found.free):
+            await sessions.aroll_back(found)
 
     def repeat(self, function: Callable[..., Any]) -> Any:  # noqa: ANN401 - the function's own
         """Sleep and try again until it succeeds or is given up."""
@@ -195,9 +196,10 @@ def wrapped(
     unit: Unit, function: Callable[..., Any], name: str, *, is_async: bool
 ) -> Callable[..., Any]:
     """A function that does the same as ``function``, and is the unit of work ``name``."""
+    modules = sys.modules
 
     def watching() -> int:
-        if sessions.watch():
+        if "sqlalchemy.orm" in modules and sessions.watch():
             scope["_turnwise_clock"] = time.monotonic_ns
         return time.monotonic_ns()
 

@@ -308,7 +308,8 @@ def _is_async(function: Callable[..., Any]) -> bool:
 def _name(function: Callable[..., Any]) -> str:
     function = getattr(function, "func", function)
     qualified = getattr(function, "__qualname__", type(function).__qualname__)
-    return f"{getattr(function, '__module__', '')}.{qualified}"
+    module = getattr(function, "__module__", None)
+    return f"{module}.{qualified}" if module else qualified
 
 
 def _copying(function: Callable[..., Any]) -> Callable[..., Any]:

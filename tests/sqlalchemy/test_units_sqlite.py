@@ -385,7 +385,7 @@ def test_after_a_commit_in_the_outer_unit_the_inner_one_retries_by_itself(engine
 
 
 def test_a_unit_in_a_unit_leaves_the_retries_to_it_and_its_session_too(engine, neighbour):
-    calls, outside = [], []
+    calls, outside, kinds = [], [], []
     neighbour.lock()
 
     @retry_on_deadlock(**QUICK)
@@ -399,39 +399,158 @@ def test_a_unit_in_a_unit_leaves_the_retries_to_it_and_its_session_too(engine, n
         outside.append(1)
         with Session(engine) as session, session.begin():
             session.add(Account(id=2 + len(outside), balance=0))
-            inner(session)
+            try:
+                inner(session)
+            except OperationalError as error:
+                # Untouched: the session is the outer unit's, which retries.
+                kinds.append(type(error))
+                raise
 
     outer()
+    assert kinds == [OperationalError] * 2
     assert (len(outside), len(calls)) == (3, 3)
     assert balances(engine) == [90, 110, 0]
 
 
-def test_busy_at_commit_in_a_rollback_journal(tmp_path):
+@pytest.fixture(params=["own_begin", "legacy"])
+def journal_engine(request, tmp_path):
+    """A file whose COMMIT waits for readers; a driver that begins by itself, or not."""
     path = tmp_path / "journal.db"
     engine = make_file(path, journal="delete")
-    neighbour = Neighbour(path)
-    neighbour.run("BEGIN; SELECT * FROM account")
-    calls, failures = [], []
+    if request.param == "legacy":
+        engine.dispose()
+        engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": 0})
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def reader(journal_engine):
+    """Another process that reads, and lets nobody commit meanwhile."""
+    reader = Neighbour(journal_engine.url.database)
+    reader.run("BEGIN; SELECT * FROM account")
+    yield reader
+    reader.close()
+
+
+def with_session_commit(engine, keep):
+    with Session(engine) as session:
+        pay(session)
+        session.commit()
+
+
+def with_session_begin(engine, keep):
+    with Session(engine) as session, session.begin():
+        pay(session)
+
+
+def left_open(engine, keep):
+    session = keep.setdefault("session", Session(engine))
+    pay(session)
+    session.commit()
+
+
+def with_connect(engine, keep):
+    with engine.connect() as connection:
+        pay(connection)
+        connection.commit()
+
+
+def with_one_connection(engine, keep):
+    connection = keep.setdefault("connection", engine.connect())
+    with connection.begin():
+        pay(connection)
+
+
+def pay(session):
+    session.execute(sa.update(Account).values(balance=Account.balance - 10))
+
+
+@pytest.mark.parametrize(
+    "transfer",
+    [with_session_commit, with_session_begin, left_open, with_connect, with_one_connection],
+)
+def test_busy_at_commit_leaves_nothing_that_a_later_attempt_would_commit_too(
+    journal_engine, reader, transfer
+):
+    calls, failures, keep = [], [], {}
 
     @retry_on_deadlock(**QUICK)
-    def transfer():
-        calls.append(1)
-        if len(calls) == 3:
-            neighbour.unlock()
-        with Session(engine) as session:
-            move(session)
-            session.flush()
-            try:
-                session.commit()
-            except OperationalError as error:
-                failures.append((error.statement, error.orig.sqlite_errorcode))
-                raise
+    def unit():
+        unlock_after(reader, calls)
+        try:
+            transfer(journal_engine, keep)
+        except OperationalError as error:
+            failures.append((error.statement, error.orig.sqlite_errorcode))
+            raise
 
-    transfer()
+    unit()
+    for kept in keep.values():
+        kept.close()
     assert failures == [(None, 5)] * 2
-    assert balances(engine) == [90, 110]
-    neighbour.close()
-    engine.dispose()
+    assert balances(journal_engine) == [90, 90]
+
+
+def test_a_commit_of_the_callers_connection_is_not_retried(journal_engine, reader):
+    calls = []
+    with journal_engine.connect() as connection:
+        pay(connection)
+
+        @retry_on_deadlock(**QUICK)
+        def finish(connection):
+            calls.append(1)
+            pay(connection)
+            connection.commit()
+
+        with pytest.raises(TransactionNotOwnedError):
+            finish(connection)
+        assert len(calls) == 1
+        reader.unlock()
+        connection.rollback()
+    assert balances(journal_engine) == [100, 100]
+
+
+def test_run_at_a_busy_commit(journal_engine, reader):
+    calls = []
+
+    def work(session):
+        unlock_after(reader, calls)
+        pay(session)
+
+    run(work, session_factory=sessionmaker(journal_engine), **QUICK)
+    assert balances(journal_engine) == [90, 90]
+
+
+@pytest.mark.parametrize("unit_kind", ["function", "run"])
+def test_busy_at_commit_in_asyncio(journal_engine, reader, unit_kind):
+    calls = []
+    engine = create_async_engine(
+        f"sqlite+aiosqlite:///{journal_engine.url.database}",
+        connect_args={"timeout": 0},
+        pool_size=1,
+        max_overflow=0,
+    )
+
+    async def work(session):
+        unlock_after(reader, calls)
+        await session.run_sync(pay)
+
+    @retry_on_deadlock(**QUICK)
+    async def unit():
+        async with AsyncSession(engine) as session:
+            await work(session)
+            await session.commit()
+
+    async def main():
+        if unit_kind == "function":
+            await unit()
+        else:
+            await run(work, session_factory=async_sessionmaker(engine), **QUICK)
+        await engine.dispose()
+
+    asyncio.run(main())
+    assert len(calls) == 3
+    assert balances(journal_engine) == [90, 90]
 
 
 def test_busy_at_begin(path, neighbour):
@@ -512,7 +631,8 @@ class Versioned(Own):
 
 @pytest.mark.parametrize("decorate", [retry_on_deadlock, retry(on=StaleDataError, **QUICK)])
 def test_a_version_counter_that_was_overtaken_is_read_anew(tmp_path, decorate):
-    engine = make_file(tmp_path / "versions.db")
+    # Python's sqlite3 begins a transaction at the first write: what was read before may change.
+    engine = sa.create_engine(f"sqlite:///{tmp_path / 'versions.db'}")
     Own.metadata.create_all(engine)
     with Session(engine) as session, session.begin():
         session.add(Versioned(id=1, value=1))
@@ -521,17 +641,12 @@ def test_a_version_counter_that_was_overtaken_is_read_anew(tmp_path, decorate):
     @decorate
     def double():
         calls.append(1)
-        with Session(engine) as session:
-            # Detached, as what a form was filled with: it holds the version that was read.
+        with Session(engine) as session, session.begin():
             row = session.get(Versioned, 1)
-            session.rollback()
-            value, version = row.value, row.version
-            session.rollback()
             if len(calls) == 1:
                 with engine.begin() as other:
                     other.execute(sa.update(Versioned).values(value=10, version=9))
-            session.merge(Versioned(id=1, value=value * 2, version=version))
-            session.commit()
+            row.value *= 2
 
     double()
     assert len(calls) == 2
@@ -674,7 +789,7 @@ def test_asyncio_in_the_callers_transaction(engine, async_engine, neighbour, how
 
 
 def test_a_unit_below_run_sync_joins_the_coroutine_that_awaits_it(engine, async_engine, neighbour):
-    calls, outside = [], []
+    calls, outside, kinds = [], [], []
     neighbour.lock()
 
     @retry_on_deadlock(**QUICK)
@@ -687,9 +802,14 @@ def test_a_unit_below_run_sync_joins_the_coroutine_that_awaits_it(engine, async_
     async def outer():
         outside.append(1)
         async with AsyncSession(async_engine) as session, session.begin():
-            await session.run_sync(inner)
+            try:
+                await session.run_sync(inner)
+            except OperationalError as error:
+                kinds.append(type(error))
+                raise
 
     asyncio.run(outer())
+    assert kinds == [OperationalError] * 2
     assert (len(outside), len(calls)) == (3, 3)
     assert balances(engine) == [90, 110]
 
@@ -790,6 +910,53 @@ def test_a_cancelled_unit_is_not_run_again(engine, async_engine, neighbour):
     asyncio.run(main())
     assert len(calls) == 1
     assert balances(engine) == [100, 100]
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_flask_sqlalchemy(tmp_path, begun):
+    """`db.session` is a global: a view owns its transaction unless something before it used it."""
+    from flask import Flask
+    from flask_sqlalchemy import SQLAlchemy
+
+    path = tmp_path / "flask.db"
+    make_file(path).dispose()
+    neighbour = Neighbour(path)
+    app = Flask("shop")
+    app.config["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{path}"
+    app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {"connect_args": {"timeout": 0}}
+    db = SQLAlchemy(app)
+    calls, failures = [], []
+
+    @app.before_request
+    def who_is_it():
+        if begun:
+            db.session.get(Account, 1)
+
+    @app.post("/pay")
+    @retry_on_deadlock(**QUICK)
+    def view():
+        unlock_after(neighbour, calls)
+        pay(db.session)
+        db.session.commit()
+        return "paid"
+
+    @app.errorhandler(OperationalError)
+    def failed(error):
+        failures.append(error)
+        return "busy", 503
+
+    neighbour.lock()
+    answer = app.test_client().post("/pay")
+    if begun:
+        assert (answer.status_code, len(calls)) == (503, 1)
+        assert isinstance(failures[0], TransactionNotOwnedError)
+        neighbour.unlock()
+    else:
+        assert (answer.status_code, len(calls)) == (200, 3)
+    with app.app_context():
+        assert balances(db.engine) == ([100, 100] if begun else [90, 90])
+        db.engine.dispose()
+    neighbour.close()
 
 
 def test_nothing_is_kept_of_sessions_that_have_ended(engine):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
     from sqlalchemy.orm import Session, SessionTransaction
+    from sqlalchemy.pool import PoolResetState
 
 _STAMP = "_turnwise_began"
 _ENDED = "_turnwise_ended"
@@ -43,6 +44,8 @@ class Survey(NamedTuple):
     """What it has found open, in words; ``None``: all that is open it has begun itself."""
     begun: list[Session]
     """The sessions that it has begun and not ended."""
+    free: list[Connection]
+    """Connections that are in no transaction, as far as SQLAlchemy knows."""
 
 
 class _Here(threading.local):
@@ -72,7 +75,9 @@ def watch() -> bool:
     if session_class is None:
         return False
     from sqlalchemy import event
+    from sqlalchemy.pool import Pool
 
+    event.listen(Pool, "reset", _reset)
     event.listen(session_class, "after_transaction_create", _begin)
     event.listen(session_class, "after_transaction_end", _end)
     event.listen(session_class, "after_commit", _commit)
@@ -101,6 +106,26 @@ def _commit(session: Session) -> None:
         _committed.set(time.monotonic_ns())
 
 
+def _reset(dbapi_connection: object, record: object, state: PoolResetState) -> None:
+    """Roll back what SQLAlchemy takes for ended when a connection goes back to its pool.
+
+    After a COMMIT that failed it sends no ROLLBACK, but in SQLite the transaction is still open
+    (BUSY, a deferred foreign key): the next one on this connection would commit it as well.
+    """
+    if state.transaction_was_reset and state.asyncio_safe:
+        _end_leftover(dbapi_connection)
+
+
+def _end_leftover(dbapi_connection: object) -> None:
+    """Roll back a SQLite transaction that the driver says is open."""
+    # That of `aiosqlite` is inside SQLAlchemy's adapter.
+    driver = getattr(dbapi_connection, "driver_connection", None) or dbapi_connection
+    if type(driver).__module__.startswith(("sqlite3", "aiosqlite", "turnwise.sqlite3")) and (
+        getattr(driver, "in_transaction", False)
+    ):
+        dbapi_connection.rollback()  # type: ignore[attr-defined]
+
+
 def committed_at() -> int:
     """When a session of this thread or task last committed; 0 for never."""
     return _committed.get()
@@ -122,14 +147,15 @@ def survey(error: BaseException, mark: int, arguments: Iterable[object]) -> Surv
     owned: set[int] = set()
     for session in sessions.values():
         if (why := _not_begun_since(session, mark)) is not None:
-            return Survey(why, [])
+            return Survey(why, [], [])
         if (root := _root(session)) is not None:
             begun.append(session)
             owned |= {id(entry[0]) for entry in _entries(root)}
-    for connection in connections.values():
-        if id(connection) not in owned and not connection.closed and connection.in_transaction():
-            return Survey("a connection, given to it or left by it, has an open transaction", [])
-    return Survey(None, begun)
+    free = [one for key, one in connections.items() if key not in owned and not one.closed]
+    # One that is no longer active after a failed COMMIT may have held the caller's writes as well.
+    if any(connection.get_transaction() is not None for connection in free):
+        return Survey("a connection, given to it or left by it, has an open transaction", [], [])
+    return Survey(None, begun, free)
 
 
 def _begun_since(mark: int) -> list[Session]:
@@ -228,23 +254,26 @@ def _entries(transaction: SessionTransaction) -> set[tuple[Connection, object, b
     return set(transaction._connections.values())  # noqa: SLF001 - nothing public tells
 
 
-def roll_back(sessions: Iterable[Session]) -> None:
+def roll_back(survey: Survey) -> None:
     """Roll back sessions, and drop the connection of one that cannot."""
-    for session in sessions:
+    for connection in survey.free:
+        if not connection.invalidated:
+            _end_leftover(connection.connection.dbapi_connection)
+    for session in survey.begun:
         try:
             session.rollback()
         except Exception:  # noqa: BLE001 - the server is gone, and its transaction with it
             session.invalidate()
 
 
-async def aroll_back(sessions: Iterable[Session]) -> None:
+async def aroll_back(survey: Survey) -> None:
     """Do the same for sessions of asyncio as well."""
     if sys.modules.get("sqlalchemy.ext.asyncio") is None:
-        roll_back(sessions)
+        roll_back(survey)
         return
     from sqlalchemy.util import greenlet_spawn
 
-    await greenlet_spawn(roll_back, sessions)
+    await greenlet_spawn(roll_back, survey)
 
 
 def sleep_in_greenlet(seconds: float) -> bool:
