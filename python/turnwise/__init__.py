@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
     from turnwise.errors import TurnwiseError
     from turnwise.events import Subscription, on_event
+    from turnwise.sqlalchemy.installing import install, is_installed, uninstall
     from turnwise.turn import TurnLock, TurnStats
     from turnwise.writer import BatchWriter, Histogram, Transaction, WriterSettings, WriterStats
 
@@ -51,7 +52,10 @@ __all__ = [
     "__version__",
     "classify_code",
     "fingerprint",
+    "install",
+    "is_installed",
     "on_event",
+    "uninstall",
 ]
 
 # Where each public name lives, and its name there.
@@ -77,7 +81,10 @@ _HOMES = {
     "__version__": ("turnwise._native", "VERSION"),
     "classify_code": ("turnwise._native", "classify_code"),
     "fingerprint": ("turnwise._native", "fingerprint"),
+    "install": ("turnwise.sqlalchemy.installing", "install"),
+    "is_installed": ("turnwise.sqlalchemy.installing", "is_installed"),
     "on_event": ("turnwise.events", "on_event"),
+    "uninstall": ("turnwise.sqlalchemy.installing", "uninstall"),
 }
 
 _MODULES = ("errors", "events", "sqlite3", "testing", "turn", "writer")

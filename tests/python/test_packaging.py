@@ -111,6 +111,14 @@ def test_the_command_is_installed(installed, version):
     assert printed.split() == ["turnwise", version]
 
 
+def test_sqlalchemy_finds_the_plugin(built):
+    with zipfile.ZipFile(built["wheel"]) as wheel:
+        (name,) = (one for one in wheel.namelist() if one.endswith("dist-info/entry_points.txt"))
+        lines = wheel.read(name).decode().splitlines()
+    group = lines.index("[sqlalchemy.plugins]")
+    assert lines[group + 1].replace(" ", "") == "turnwise=turnwise.sqlalchemy.plugin:TurnwisePlugin"
+
+
 def test_type_checkers_see_the_types(installed, repository, tmp_path):
     used = tmp_path / "used.py"
     used.write_text("import turnwise\nreveal_type(turnwise.__version__)\n", encoding="utf-8")

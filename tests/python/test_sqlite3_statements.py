@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from turnwise.sqlite3._statements import Kind, kind_of, kinds_in, value_of
+from turnwise._statements import Kind, kind_of, kinds_in, value_of
 
 KINDS = {
     Kind.READ: [

@@ -8,7 +8,7 @@ import operator
 import sqlite3
 from typing import TYPE_CHECKING, Any, cast
 
-from turnwise.sqlite3._statements import Kind, kind_of
+from turnwise._statements import Kind, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -13,9 +13,18 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from turnwise._locking import (
+    BUSY,
+    FIRST_PAUSE,
+    LONGEST_PAUSE,
+    READONLY,
+    error_code,
+    is_open,
+    may_commit_later,
+)
 from turnwise._process import running_task
+from turnwise._statements import Kind, kinds_in, value_of
 from turnwise.errors import CannotOpenError, LockTimeoutError
-from turnwise.sqlite3._statements import Kind, kinds_in, value_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,13 +33,11 @@ if TYPE_CHECKING:
 
 _Result = TypeVar("_Result")
 
-_BUSY, _READONLY = 5, 8
 # Below this share of the time-out, what the wait for the turn has used up is not worth the two
 # statements that take it off SQLite's own wait.
 _SLACK = 0.05
 # What the turn lock takes for a time; SQLite counts in milliseconds, up to 24 days.
 _LONGEST_WAIT = 2.0**31 / 1000
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.025
 _DEFERRED = ("", "DEFERRED")
 _WRITES = frozenset({Kind.WRITE, Kind.PRAGMA, Kind.BEGIN_WRITE})
 _MAY_WRITE = frozenset({Kind.CONDITIONAL, Kind.JOURNAL_MODE})
@@ -108,7 +115,7 @@ class Turns:
             if not taking.acquire(timeout=self.timeout):
                 raise LockTimeoutError(
                     "database is locked: another thread waits for the turn on this connection",
-                    sqlite_errorcode=_BUSY,
+                    sqlite_errorcode=BUSY,
                 )
         try:
             if self.turn is None:
@@ -173,7 +180,7 @@ class Turns:
             return
         if self._shortened:
             self._lengthen(connection)
-        if self.turn is not None and not self.blobs and not _is_open(connection):
+        if self.turn is not None and not self.blobs and not is_open(connection):
             self.give_back()
 
     def ended(self, connection: sqlite3.Connection) -> None:
@@ -209,11 +216,11 @@ class Turns:
         except BaseException as error:
             single = run is _execute
             busy = None
-            if took and error_code(error) == _BUSY:
+            if took and error_code(error) == BUSY:
                 busy = self._explain(was_open=was_open, single=single)
             self.settle(connection)
             if took and self.turn is not None:
-                if was_open and error_code(error) in {_BUSY, _READONLY}:
+                if was_open and error_code(error) in {BUSY, READONLY}:
                     self.give_back()
                 elif not was_open and single and isinstance(error, _REFUSED_PARAMETERS):
                     self._begin_again(connection)
@@ -240,7 +247,7 @@ class Turns:
         if holder is None:
             return None
         # Of several statements or rows some may have been committed.
-        return LockTimeoutError(holder + (_NOTHING if single else ""), sqlite_errorcode=_BUSY)
+        return LockTimeoutError(holder + (_NOTHING if single else ""), sqlite_errorcode=BUSY)
 
     def _begin_again(self, connection: sqlite3.Connection) -> None:
         """Let go of a transaction whose first statement did not run: its parameters were refused.
@@ -248,7 +255,7 @@ class Turns:
         The deferred BEGIN of the standard library has left an empty transaction that locks nothing;
         BEGIN IMMEDIATE has left one that locks everybody out.
         """
-        if _is_open(connection) and self.level in _DEFERRED and not self.blobs:
+        if is_open(connection) and self.level in _DEFERRED and not self.blobs:
             with contextlib.suppress(sqlite3.Error):
                 self.privately(connection, "ROLLBACK")
                 self.unread = True
@@ -264,20 +271,20 @@ class Turns:
         if it were.
         """
         until = time.monotonic() + self.timeout
-        pause = _FIRST_PAUSE
+        pause = FIRST_PAUSE
         while True:
             try:
                 return run(*args)
             except sqlite3.OperationalError as error:
                 left = until - time.monotonic()
-                if left <= 0 or not _may_commit_later(connection, error):
+                if left <= 0 or not may_commit_later(connection, error):
                     self.settle(connection)
                     raise
             except BaseException:
                 self.settle(connection)
                 raise
             time.sleep(min(pause, left))
-            pause = min(pause * 2, _LONGEST_PAUSE)
+            pause = min(pause * 2, LONGEST_PAUSE)
 
     def begin_as(self, connection: sqlite3.Connection, level: str | None) -> None:
         """Let the standard library begin its write transactions with BEGIN IMMEDIATE."""
@@ -357,28 +364,6 @@ class Turns:
             return "table is locked" in str(error)
         except sqlite3.Error:
             pass
-        return False
-
-
-def error_code(error: BaseException) -> int:
-    """SQLite's primary result code; 0 for another exception."""
-    code = getattr(error, "sqlite_errorcode", None)
-    if code is None and isinstance(error, sqlite3.OperationalError):
-        # Python 3.10 has the text alone.
-        text = str(error)
-        code = _BUSY if "locked" in text else _READONLY if "readonly" in text else 0
-    return int(code or 0) & 0xFF
-
-
-def _may_commit_later(connection: sqlite3.Connection, error: sqlite3.Error) -> bool:
-    # "SQL statements in progress" has the same code, and ends only with the caller's own cursor.
-    return error_code(error) == _BUSY and "progress" not in str(error) and _is_open(connection)
-
-
-def _is_open(connection: sqlite3.Connection) -> bool:
-    try:
-        return connection.in_transaction
-    except sqlite3.Error:
         return False
 
 

@@ -60,6 +60,7 @@ _FIRST = {
 _SETTINGS = frozenset(
     {"application_id", "auto_vacuum", "default_cache_size", "schema_version", "user_version"}
 )
+_OUTSIDE = frozenset({"ATTACH", "DETACH", "PRAGMA", "VACUUM"})
 # A PASSIVE checkpoint does not need the write lock.
 _CHECKPOINTS = frozenset({"full", "restart", "truncate"})
 
@@ -95,6 +96,12 @@ def kinds_in(script: str) -> list[tuple[Kind, str]]:
             begin = token.end()
     found.append(script[begin:])
     return [(_classify(sql), sql) for sql in found]
+
+
+def is_refused_in_transactions(sql: str) -> bool:
+    """Whether a statement fails, or does nothing, in a transaction, or may: most PRAGMAs do."""
+    match = _WORD.match(sql, _skip(sql))
+    return match is not None and match[0].upper() in _OUTSIDE
 
 
 def value_of(sql: str) -> str:
