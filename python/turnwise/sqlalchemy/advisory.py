@@ -226,13 +226,13 @@ class AdvisoryLock:
             f"{self._name} was held by another for {self._timeout:g} s; nothing was changed"
         )
 
-    def _turns(self, path: str) -> Any:  # noqa: ANN401 - a TurnContext, or none of it is needed
+    def _turns(self, path: str) -> Any:
         connection = self._connection
         if connection is not None and any(n == self.number for n, _ in held_by(connection.info)):
             return _Again()
         return TurnLock(path, turn_timeout=None).turn(timeout=self._timeout)
 
-    def _keep_turn(self, turn: Any) -> None:  # noqa: ANN401 - as above
+    def _keep_turn(self, turn: Any) -> None:
         if self._connection is not None:
             turn.disclaim()  # The thread that returns the connection may be another.
             held_by(self._connection.info).append((self.number, lambda _: turn.release()))

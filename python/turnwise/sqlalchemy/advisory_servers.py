@@ -49,7 +49,7 @@ def _is_lock_timeout(error: DBAPIError) -> bool:
 
 def _wait_postgresql(
     connection: Connection,
-    wait: Any,  # noqa: ANN401 - a SELECT of whatever the lock function gives
+    wait: Any,
     timeout: float | None,
     *,
     is_local: bool,
@@ -80,7 +80,7 @@ def lock_name(number: int) -> str:
     return f"turnwise-{number & 0xFFFF_FFFF_FFFF_FFFF:016x}"
 
 
-def release_lock(driver: Any, name: str) -> None:  # noqa: ANN401 - every driver's own
+def release_lock(driver: Any, name: str) -> None:
     """Release it below SQLAlchemy, which would begin a transaction."""
     cursor = driver.cursor()
     try:
@@ -95,7 +95,7 @@ def held_by(info: dict[Any, Any]) -> list[tuple[int, Callable[[Any], None]]]:
     return held
 
 
-def let_go(info: dict[Any, Any], driver: Any, number: int) -> None:  # noqa: ANN401 - as above
+def let_go(info: dict[Any, Any], driver: Any, number: int) -> None:
     """Release one of the locks that a connection holds."""
     held = held_by(info)
     for place in reversed(range(len(held))):
@@ -105,7 +105,7 @@ def let_go(info: dict[Any, Any], driver: Any, number: int) -> None:  # noqa: ANN
             return
 
 
-def checked_in(driver: Any, record: Any) -> None:  # noqa: ANN401 - as above
+def checked_in(driver: Any, record: Any) -> None:
     """No connection is in the pool with a lock: its next user would hold it unknowingly."""
     for _, release in reversed(record.info.pop(_HELD, ())):
         try:
@@ -114,7 +114,7 @@ def checked_in(driver: Any, record: Any) -> None:  # noqa: ANN401 - as above
             record.invalidate()
 
 
-def turn_file(driver: Any, number: int) -> str:  # noqa: ANN401 - as above
+def turn_file(driver: Any, number: int) -> str:
     """The file whose turn stands for a key, beside the database; made if it is missing."""
     cursor = driver.cursor()
     try:

@@ -292,7 +292,7 @@ class _Work(Generic[T]):
         self._restorer.restore(current)
         return current
 
-    def unit(self, session: Any) -> None:  # noqa: ANN401 - what the factory makes
+    def unit(self, session: Any) -> None:
         """Run the batch, up to COMMIT."""
         for index, item in self._begin():
             self._at = index
@@ -301,7 +301,7 @@ class _Work(Generic[T]):
         session.flush()
         self._is_committing = True
 
-    async def async_unit(self, session: Any) -> None:  # noqa: ANN401 - what the factory makes
+    async def async_unit(self, session: Any) -> None:
         """Run the batch, up to COMMIT."""
         for index, item in self._begin():
             self._at = index

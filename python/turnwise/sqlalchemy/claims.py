@@ -195,7 +195,7 @@ class AsyncClaims(Generic[T]):
         await self._rows.aclose()
 
 
-def _at_hand(claiming: Claiming[Any]) -> Any:  # noqa: ANN401 - a session of either kind
+def _at_hand(claiming: Claiming[Any]) -> Any:
     if claiming.session is None:
         raise errors.UnsupportedUnitError("no rows are locked now")
     return claiming.session

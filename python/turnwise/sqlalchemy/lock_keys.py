@@ -78,7 +78,7 @@ def _primary_key(item: object) -> object:
 def _named(mapper: Mapper[Any]) -> Callable[[Any], object]:
     names = [mapper.get_property_by_column(column).key for column in mapper.primary_key]
 
-    def primary_key(item: Any) -> object:  # noqa: ANN401 - whatever has these names
+    def primary_key(item: Any) -> object:
         if isinstance(item, Mapping):
             return tuple(item[name] for name in names)
         return tuple(getattr(item, name) for name in names)

@@ -71,7 +71,7 @@ async def aclose(session: AsyncSession) -> None:
     await asyncio.shield(asyncio.ensure_future(in_greenlet(close, session.sync_session)))
 
 
-def driver_of(connection: Connection) -> Any:  # noqa: ANN401 - every driver's own
+def driver_of(connection: Connection) -> Any:
     """The driver's connection; for async drivers the one that acts as sync."""
     return connection.connection.dbapi_connection
 
