@@ -118,6 +118,12 @@ def test_scoped_sessions(tmp_path):
         assert is_free(engine)
 
 
+def hold(engine, held):
+    with advisory_lock(engine, "report"):
+        held.set()
+        time.sleep(0.3)
+
+
 def test_a_time_out_leaves_the_transaction_as_it_was(database):
     with tables(database) as engine, Session(engine) as session:
         session.add(Account(id=1))
@@ -136,9 +142,13 @@ def test_a_time_out_leaves_the_transaction_as_it_was(database):
                 pass
             assert 0.3 < time.monotonic() - began < 10
             assert caught.value.state == "transient" or caught.value.kind == "LockTimeout"
-        with advisory_lock(session, "report", timeout=5):
+        holder = threading.Thread(target=hold, args=(engine, held := threading.Event()))
+        holder.start()
+        held.wait(20)
+        with advisory_lock(session, "report", timeout=20):  # It has to wait.
             assert session.scalar(text(settings)) == before
         session.commit()
+        holder.join()
         assert session.get(Account, 1) is not None
 
 
