@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import sys
 
 from sqlalchemy import create_engine, update
@@ -23,26 +24,42 @@ def hear():
     sys.stdin.readline()
 
 
-def work(url, name):
-    """Claim and finish what there is; print the numbers."""
+def forked(function, *arguments):
+    """What processes give that run the function at once, each with one set of arguments."""
+    context = multiprocessing.get_context("fork")
+    barrier, results = context.Barrier(len(arguments)), context.Queue()
+    processes = [
+        context.Process(target=function, args=(barrier, results, *given)) for given in arguments
+    ]
+    for process in processes:
+        process.start()
+    found = [results.get() for _ in processes]
+    for process in processes:
+        process.join()
+    return found
+
+
+def share(url, worker):
+    """Four workers share the rows; print who says to have done which."""
+    say(json.dumps(forked(globals()[worker], *((url, name) for name in "abcd"))))
+
+
+def work(barrier, results, url, name):
+    """Claim and finish what there is."""
     engine = create_engine(url)
-    say("ready")
-    hear()
-    done = set()  # A batch whose COMMIT was refused comes again.
+    barrier.wait()
     with claim(
         Job, Job.state == "new", session_factory=sessionmaker(engine), limit=10, **PATIENT
     ) as jobs:
         for job in jobs:
-            job.state, job.worker, job.runs = "done", name, job.runs + 1
-            done.add(job.id)
-    say(json.dumps(sorted(done)))
+            job.state, job.worker, job.runs = "done", name, Job.runs + 1
+    results.put([])
 
 
-def work_with_lease(url, name):
+def work_with_lease(barrier, results, url, name):
     """The same without holding a lock meanwhile."""
     engine = create_engine(url)
-    say("ready")
-    hear()
+    barrier.wait()
     done = []
     jobs = claim(
         Job,
@@ -53,9 +70,9 @@ def work_with_lease(url, name):
         **PATIENT,
     )
     for job in jobs:
-        jobs.complete(job, state="done", worker=name, runs=job.runs + 1)
-        done.append(job.id)
-    say(json.dumps(done))
+        jobs.complete(job, state="done", worker=name, runs=Job.runs + 1)
+        done.append((name, job.id))
+    results.put(done)
 
 
 def hold(url, number):
@@ -96,13 +113,16 @@ def hold_lock(url, key, scope):
 
 
 def count(url, key, times):
-    """Add to a row what it read, under the lock."""
+    """Two processes add to a row what they read, under the lock."""
+    say(json.dumps(forked(add, *[(url, key, int(times))] * 2)))
+
+
+def add(barrier, results, url, key, times):
     factory = sessionmaker(create_engine(url))
-    say("ready")
-    hear()
-    for _ in range(int(times)):
+    barrier.wait()
+    for _ in range(times):
         with advisory_lock(factory.kw["bind"], key, timeout=60), factory() as session:
             runs = session.get(Job, 1).runs
             session.execute(update(Job).where(Job.id == 1).values(runs=runs + 1))
             session.commit()
-    say("done")
+    results.put(times)

@@ -165,6 +165,34 @@ def test_whatever_ends_commit_leaves_it_in_doubt(factory, kind):
     assert stored(factory) == [0, 1]
 
 
+def test_a_commit_inside_of_fn_that_is_in_doubt_is_in_doubt(factory):
+    def lose(session, number):
+        if number == 3:
+            raise errors.CommitOutcomeUnknownError("the answer is lost")
+        add(session, number)
+
+    with pytest.raises(errors.CommitOutcomeUnknownError) as caught:
+        batch_commit_with_retry(range(6), lose, 2, session_factory=factory)
+    report = BatchReport.of(caught.value)
+    assert (tuple(report), report.in_doubt, report.remaining) == ((2, 0), [2, 3], [4, 5])
+
+
+def test_a_commit_that_was_refused_is_not_in_doubt(factory):
+    """SQLite cannot commit while another reads, in a rollback journal."""
+    impatient = create_engine(factory.kw["bind"].url, connect_args={"timeout": 0})
+    with factory() as reader:
+        reader.execute(text("BEGIN"))
+        reader.scalars(select(Account)).all()
+        with pytest.raises(OperationalError, match="locked") as caught:
+            batch_commit_with_retry(
+                range(4), add, 2, session_factory=sessionmaker(impatient), deadline=0.3
+            )
+    report = BatchReport.of(caught.value)
+    assert (tuple(report), report.in_doubt, report.remaining) == ((0, 0), [], [0, 1, 2, 3])
+    assert stored(factory) == []
+    impatient.dispose()
+
+
 def test_objects_of_another_session_are_refused_before_anything_is_done(factory):
     batch_commit_with_retry([1, 2], add, session_factory=factory)
     with factory() as session:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from turnwise import errors
-from turnwise.attempts import add_note, is_exhausted, plan
+from turnwise.attempts import add_note, plan
 from turnwise.classification import classify
 from turnwise.sqlalchemy.lock_keys import BY_PRIMARY_KEY, sorted_by
 from turnwise.sqlalchemy.mapped_items import Restorer, check
@@ -328,8 +328,6 @@ class _Work(Generic[T]):
         if self._is_committing and not _is_settled(verdict):
             raise error
         self._is_committing = isinstance(error, errors.CommitOutcomeUnknownError)
-        if self._is_committing or is_exhausted(error):
-            raise error
         if verdict.retry != "none" or verdict.class_ not in _OF_THE_ITEM:
             raise error
         if len(current) == 1:
