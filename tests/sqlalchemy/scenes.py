@@ -159,7 +159,9 @@ class Stage:
     def waits(self, session: Session) -> bool:
         """Whether the server has it wait for a lock."""
         if session.dialect == "postgresql":
-            question = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type IN ('Lock', 'IPC')"
+            question = (
+                "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type IN ('Lock', 'IPC')"
+            )
             return self.admin(f"{question} AND pid = {session.number}") == [(1,)]
         # For row locks the server counts only how many wait, and here nobody else does.
         if self.admin("SHOW STATUS LIKE 'Innodb_row_lock_current_waits'")[0][1] != "0":

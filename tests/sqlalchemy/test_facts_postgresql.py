@@ -5,31 +5,31 @@ from __future__ import annotations
 import pytest
 
 import turnwise
-
 from scenes import MARK, Scene, Stage, check_fate, check_scope, code_of, said
 from servers import Database, PostgreSQL, until
 
 REPEATABLE_READ = "BEGIN ISOLATION LEVEL REPEATABLE READ"
 SERIALIZABLE = "BEGIN ISOLATION LEVEL SERIALIZABLE"
 UPDATE = "UPDATE t SET n = n + 1 WHERE id = {}"
+UPDATE_1 = UPDATE.format(1)
 
 
 def changed_meanwhile(stage):
     stage.one("SELECT n FROM t")
-    stage.two(UPDATE.format(1))
-    return stage.fails(UPDATE.format(1))
+    stage.two(UPDATE_1)
+    return stage.fails(UPDATE_1)
 
 
 def inserted_meanwhile(stage):
     stage.one("SELECT n FROM t")
     stage.two("INSERT INTO t VALUES (4, 40)")
-    return stage.fails("INSERT INTO t VALUES (4, 41)")
+    return stage.fails("INSERT INTO t VALUES (4, 41) ON CONFLICT DO NOTHING")
 
 
 def skewed(stage, *, is_committed):
     """Each reads what the other writes."""
     stage.one("SELECT sum(n) FROM t")
-    stage.two(SERIALIZABLE, "SELECT sum(n) FROM t", UPDATE.format(1))
+    stage.two(SERIALIZABLE, "SELECT sum(n) FROM t", UPDATE_1)
     if is_committed:
         stage.two("COMMIT")
         return stage.fails(UPDATE.format(2))
@@ -50,16 +50,16 @@ def deadlocked(stage):
     """`two` is patient, so that it is `one` whom the detector finds waiting."""
     stage.two = stage.session(admin=True)
     stage.two("SET deadlock_timeout = '20s'", "BEGIN", UPDATE.format(2))
-    stage.one(UPDATE.format(1))
-    other = stage.two.later(UPDATE.format(1), "COMMIT")
+    stage.one(UPDATE_1)
+    other = stage.two.later(UPDATE_1, "COMMIT")
     stage.until_waits(stage.two)
     error = stage.fails(UPDATE.format(2))
     other.done()
     return error
 
 
-def locked(stage, *settings, statement=UPDATE.format(1)):
-    stage.two("BEGIN", UPDATE.format(1))
+def locked(stage, *settings, statement=UPDATE_1):
+    stage.two("BEGIN", UPDATE_1)
     stage.clear = lambda: stage.two("ROLLBACK")
     stage.one(*settings, "SAVEPOINT s")
     return stage.fails(statement)
@@ -87,9 +87,9 @@ def terminated_while_executing(stage):
 
 def ended(stage, function):
     """The error of `one`, whom the administrator ends while it waits."""
-    stage.two("BEGIN", UPDATE.format(1))
+    stage.two("BEGIN", UPDATE_1)
     stage.clear = lambda: stage.two("ROLLBACK")
-    stage.statement = UPDATE.format(1)
+    stage.statement = UPDATE_1
     call = stage.one.later(stage.statement)
     stage.until_waits(stage.one)
     stage.admin(f"SELECT {function}({stage.one.number})")
@@ -99,7 +99,7 @@ def ended(stage, function):
 def terminated(stage):
     stage.admin(f"SELECT pg_terminate_backend({stage.one.number})")
     assert until(lambda: stage.is_gone(stage.one))
-    return stage.fails(UPDATE.format(1))
+    return stage.fails(UPDATE_1)
 
 
 def swallowed(stage):
@@ -124,11 +124,15 @@ def raced(stage, statement):
 def insert_race_after_reads(stage):
     stage.one("SELECT n FROM t WHERE id = 4")
     stage.two(stage.begin, "SELECT n FROM t WHERE id = 4", "INSERT INTO t VALUES (4, 40)")
-    return raced(stage, "INSERT INTO t VALUES (4, 41)")
+    error = raced(stage, "INSERT INTO t VALUES (4, 41)")
+    stage.statement = "SELECT n FROM t WHERE id = 4"  # Who begins again sees the other's row.
+    return error
 
 
 def exclusion_race(stage):
-    stage.admin("CREATE TABLE x (r INT4RANGE, EXCLUDE USING gist (r WITH &&))", "GRANT ALL ON x TO app")
+    stage.admin(
+        "CREATE TABLE x (r INT4RANGE, EXCLUDE USING gist (r WITH &&))", "GRANT ALL ON x TO app"
+    )
     stage.two("BEGIN", "INSERT INTO x VALUES ('[1,5]')")
     return raced(stage, "INSERT INTO x VALUES ('[3,9]')")
 
@@ -160,13 +164,13 @@ def duplicate(stage):
 def idle_too_long(stage):
     stage.one("SET idle_in_transaction_session_timeout = '50ms'")
     assert until(lambda: stage.is_gone(stage.one))
-    return stage.fails(UPDATE.format(1))
+    return stage.fails(UPDATE_1)
 
 
 def declared_read_only(stage):
     stage.before = ("SET TRANSACTION READ ONLY",)
     stage.one(*stage.before)
-    return stage.fails(UPDATE.format(1))
+    return stage.fails(UPDATE_1)
 
 
 def plan_changed(stage):
@@ -202,7 +206,16 @@ SCENES = [
     Scene("changed meanwhile", changed_meanwhile, "40001", *REDO, begin=REPEATABLE_READ),
     Scene("inserted meanwhile", inserted_meanwhile, "40001", *REDO, begin=REPEATABLE_READ),
     Scene("skewed at a write", skewed_at_a_write, "40001", *REDO, begin=SERIALIZABLE),
-    Scene("skewed", skewed_at_commit, "40001", "rolled_back", "transaction", "redo", "commit", SERIALIZABLE),
+    Scene(
+        "skewed",
+        skewed_at_commit,
+        "40001",
+        "rolled_back",
+        "transaction",
+        "redo",
+        "commit",
+        SERIALIZABLE,
+    ),
     Scene("insert race, both read", insert_race_after_reads, "40001", *REDO, begin=SERIALIZABLE),
     Scene("deadlocked", deadlocked, "40P01", *REDO),
     Scene("lock_timeout", lock_timeout, "55P03", "aborted", "savepoint", "wait"),
@@ -217,8 +230,12 @@ SCENES = [
     Scene("not null", violated("v INT NOT NULL", "NULL"), "23502", *NEVER),
     Scene("foreign key", violated("v INT REFERENCES t", "9"), "23503", *NEVER),
     Scene("check", violated("v INT CHECK (v > 0)", "0"), "23514", *NEVER),
-    Scene("exclusion", violated("v INT, EXCLUDE USING btree (v WITH =)", "1), (2, 1"), "23P01", *NEVER),
-    Scene("deferred foreign key", violated_at_commit("v INT REFERENCES t", "9"), "23503", *ROLLED_BACK),
+    Scene(
+        "exclusion", violated("v INT, EXCLUDE USING btree (v WITH =)", "1), (2, 1"), "23P01", *NEVER
+    ),
+    Scene(
+        "deferred foreign key", violated_at_commit("v INT REFERENCES t", "9"), "23503", *ROLLED_BACK
+    ),
     Scene("deferred unique", violated_at_commit("v INT UNIQUE", "1"), "23505", *ROLLED_BACK),
     Scene("terminated", terminated, "57P01", *LOST),
     Scene("terminated, executing", terminated_while_executing, "57P01", *LOST),
@@ -252,24 +269,24 @@ def stage(postgresql_database):
 @pytest.mark.parametrize("begin", [REPEATABLE_READ, SERIALIZABLE])
 def test_a_savepoint_keeps_the_snapshot(stage, begin) -> None:
     stage.one("ROLLBACK", begin, "SELECT n FROM t", "SAVEPOINT s")
-    stage.two(UPDATE.format(1))
+    stage.two(UPDATE_1)
     for _ in range(3):
-        assert code_of(stage.fails(UPDATE.format(1))) == "40001"
+        assert code_of(stage.fails(UPDATE_1)) == "40001"
         stage.one("ROLLBACK TO SAVEPOINT s")
 
 
 def test_a_savepoint_heals_a_deadlock_if_it_is_older_than_the_lock(stage) -> None:
     stage.one("SAVEPOINT s")
     assert code_of(deadlocked(stage)) == "40P01"
-    stage.one("ROLLBACK TO SAVEPOINT s", UPDATE.format(1), UPDATE.format(2), "COMMIT")
+    stage.one("ROLLBACK TO SAVEPOINT s", UPDATE_1, UPDATE.format(2), "COMMIT")
     assert stage.marks() == {1}
 
 
 def test_a_savepoint_after_the_lock_keeps_the_deadlock(stage) -> None:
     other = stage.session(admin=True)
     other("SET deadlock_timeout = '20s'", "BEGIN", UPDATE.format(2))
-    stage.one(UPDATE.format(1), "SAVEPOINT s")
-    waiting = other.later(UPDATE.format(1), "COMMIT")
+    stage.one(UPDATE_1, "SAVEPOINT s")
+    waiting = other.later(UPDATE_1, "COMMIT")
     stage.until_waits(other)
     for _ in range(2):
         assert code_of(stage.fails(UPDATE.format(2))) == "40P01"
@@ -287,7 +304,7 @@ def test_the_other_one_goes_on_before_the_rollback(stage) -> None:
 def test_without_a_savepoint_the_transaction_is_to_be_repeated(stage) -> None:
     assert code_of(lock_timeout(stage)) == "55P03"
     stage.free()
-    assert code_of(stage.fails(UPDATE.format(1))) == "25P02"
+    assert code_of(stage.fails(UPDATE_1)) == "25P02"
     stage.heal("transaction")
 
 
@@ -317,7 +334,9 @@ def test_a_commit_that_was_terminated_while_it_waited_for_a_standby_is_committed
     error = commit.error()
     assert until(lambda: stage.is_gone(stage.one))
     assert stage.marks() == {1}
-    verdict = turnwise.classify_code("postgresql", code_of(error), phase="commit", message=str(error), is_lost=True)
+    verdict = turnwise.classify_code(
+        "postgresql", code_of(error), phase="commit", message=str(error), is_lost=True
+    )
     assert said(verdict) == ("unknown", "resolve", "none")
 
 
