@@ -16,6 +16,7 @@ import pytest
 from sqlalchemy import create_engine, exc, text, util
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
+from turnwise.classification import classify
 
 from proxy import AFTER, Proxy
 from servers import ASYNCHRONOUS, DRIVERS, Database, until
@@ -255,6 +256,17 @@ def test_a_server_without_a_free_connection(database, driver) -> None:
         assert "FATAL:  too many connections for database" in str(error)
     else:
         assert EXPOSURES[driver].code(error) == "53300"
+
+
+@pytest.mark.parametrize("driver", ["psycopg2", "pymysql"])
+def test_a_connection_lost_while_it_opens(database, driver) -> None:
+    with Proxy(database.server) as proxy:
+        url = proxy.url(database.url(driver))
+    with pytest.raises(exc.OperationalError) as caught:  # Nobody listens there any more.
+        on(url, lambda connection: None)
+    assert EXPOSURES[driver].code(caught.value.orig) == (None if driver == "psycopg2" else 2003)
+    verdict = classify(caught.value)
+    assert (verdict.fate, verdict.scope, verdict.retry) == ("none", "connection", "unavailable")
 
 
 @pytest.mark.parametrize("driver", ["psycopg2", "psycopg", "asyncpg"])

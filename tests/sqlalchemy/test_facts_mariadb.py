@@ -28,6 +28,11 @@ def lock_timeout(stage):
     return locked(stage, UPDATE_1, "SET innodb_lock_wait_timeout = 1")
 
 
+def lock_timeout_after_a_read(stage):
+    stage.one("SELECT n FROM u")
+    return lock_timeout(stage)
+
+
 def nowait(stage):
     return locked(stage, "SELECT n FROM t WHERE id = 1 FOR UPDATE NOWAIT")
 
@@ -183,24 +188,37 @@ def still_referred_to(stage):
     return stage.fails("DELETE FROM t WHERE id = 1")
 
 
+def refused(statement):
+    return lambda stage: stage.fails(statement)
+
+
+COMMITTED = ("implicitly_committed", "never", "none")
 REDO = ("rolled_back", "transaction", "redo")
 WAIT = ("intact", "statement", "wait")
 NEVER = ("intact", "never", "none")
 CANCELLED = ("intact", "statement", "none")
 LOST = ("lost_before_commit", "connection", "unavailable")
+DDL = {"is_ddl": True}
 USER_LOCK = {"is_user_lock": True}
 SCENES = [
     Scene("row lock", lock_timeout, 1205, *WAIT),
+    Scene(
+        "row lock, read before",
+        lock_timeout_after_a_read,
+        1205,
+        "intact",
+        "transaction",
+        "wait",
+        conditions={"has_read": True},
+    ),
     Scene("NOWAIT", nowait, 1205, *WAIT),
     Scene("WAIT 1", wait_one_second, 1205, *WAIT),
     Scene(
         "metadata lock",
         ddl_timeout,
         1205,
-        "implicitly_committed",
-        "never",
-        "none",
-        conditions={"is_ddl": True},
+        *COMMITTED,
+        conditions=DDL,
     ),
     Scene("COMMIT", commit_timeout, 1205, *REDO, phase="commit"),
     Scene("deadlock", deadlocked, 1213, *REDO),
@@ -228,6 +246,12 @@ SCENES = [
     Scene("KILL, executing", connection_killed, 2013, *LOST),
     Scene("KILL, idle", connection_killed_idle, 2013, *LOST),
     Scene("wait_timeout", idle_too_long, 2006, *LOST),
+    Scene("unknown column", refused("SELECT nothing FROM t"), 1054, *NEVER),
+    Scene("unknown table", refused("SELECT n FROM nowhere"), 1146, *NEVER),
+    Scene("no such syntax", refused("SELCT 1"), 1064, *NEVER),
+    Scene(
+        "table there already", refused("CREATE TABLE t (i INT)"), 1050, *COMMITTED, conditions=DDL
+    ),
     Scene("unique", violated("v INT", "VALUES (7, 2)"), 1062, *NEVER),
     Scene(
         "foreign key",

@@ -198,6 +198,7 @@ def grants_at_once(stage):
     return raced(stage, "GRANT INSERT ON t TO PUBLIC")
 
 
+UPDATED = "tuple concurrently updated"
 REDO = ("aborted", "transaction", "redo")
 NEVER = ("aborted", "never", "none")
 LOST = ("lost_before_commit", "connection", "unavailable")
@@ -244,7 +245,7 @@ SCENES = [
     Scene("plan changed", plan_changed, "0A000", *REDO),
     Scene("plan lost", plan_lost, "26000", *REDO),
     Scene("plan there already", plan_there_already, "42P05", *REDO),
-    Scene("grants at once", grants_at_once, "XX000", *REDO),
+    Scene("grants at once", grants_at_once, "XX000", *REDO, conditions={"message": UPDATED}),
 ]
 
 
@@ -306,6 +307,20 @@ def test_without_a_savepoint_the_transaction_is_to_be_repeated(stage) -> None:
     stage.free()
     assert code_of(stage.fails(UPDATE_1)) == "25P02"
     stage.heal("transaction")
+
+
+def test_a_session_that_may_only_read(stage) -> None:
+    """As all of a standby's."""
+    database = f"ALTER DATABASE {stage.database.name}"
+    stage.admin(f"{database} SET default_transaction_read_only = on")
+    late = stage.session()
+    late("BEGIN")
+    assert code_of(late.fails(UPDATE_1)) == "25006"
+    assert code_of(late.fails("SELECT 1")) == "25P02"
+    verdict = turnwise.classify_code("postgresql", "25006")
+    assert said(verdict) == ("aborted", "connection", "unavailable")
+    stage.admin(f"{database} RESET default_transaction_read_only")
+    stage.session()(UPDATE_1)
 
 
 @pytest.fixture
