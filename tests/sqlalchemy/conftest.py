@@ -25,6 +25,8 @@ def pytest_collection_modifyitems(items) -> None:
     for item in items:
         if {"postgresql", "mariadb", "database"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("servers")
+        if item.path.name.startswith("test_facts_"):
+            item.add_marker("facts")
 
 
 def _started(kind):
