@@ -7,21 +7,26 @@ import sqlalchemy
 
 from proxy import Proxy
 from servers import Database, MariaDB, MissingServerError, PostgreSQL
-
-NO_MYSQL = (
-    "MySQL itself is NOT run: none of the package sources that this project may use has its server."
-    " MariaDB stands in for what both do alike; what only MySQL does rests on research and vectors."
-)
+from unreached import NO_MYSQL, UNREACHED
 
 
 def pytest_report_header() -> list[str]:
     return [f"SQLAlchemy {sqlalchemy.__version__}", NO_MYSQL]
 
 
+def pytest_terminal_summary(terminalreporter) -> None:
+    terminalreporter.section("NOT run on a server")
+    terminalreporter.write_line(NO_MYSQL)
+    for row, reason in UNREACHED.items():
+        terminalreporter.write_line(f"{row}: {reason}")
+
+
 def pytest_collection_modifyitems(items) -> None:
     for item in items:
         if {"postgresql", "mariadb", "database"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("servers")
+        if item.path.name.startswith("test_facts_"):
+            item.add_marker("facts")
 
 
 def _started(kind):

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import psycopg
 import pymysql
+from turnwise.classification import classify
 
 import turnwise
 from servers import until
@@ -33,7 +34,6 @@ class Scene(NamedTuple):
     phase: str = "statement"
     begin: str = "BEGIN"
     conditions: dict = {}  # noqa: RUF012 - Never changed. What classify_code is told besides.
-    rule: str | None = None  # Its name, where several rules share the code.
 
 
 class Session:
@@ -244,9 +244,8 @@ def played(scene: Scene, database):
 
 def verdict_of(dialect: str, scene: Scene, **observed):
     """What turnwise's table says."""
-    return turnwise.classify_code(
-        dialect, scene.code, phase=scene.phase, **scene.conditions, **observed
-    )
+    known = {**scene.conditions, **observed}
+    return turnwise.classify_code(dialect, scene.code, phase=scene.phase, **known)
 
 
 def said(verdict) -> tuple[str, str, str]:
@@ -263,8 +262,8 @@ def check_fate(scene: Scene, database) -> None:
     for observed in ({}, state):
         verdict = verdict_of(database.dialect, scene, message=str(error), **observed)
         assert said(verdict) == wanted
-    if not scene.conditions and hasattr(turnwise, "classify"):  # Which an error does not hold.
-        assert said(turnwise.classify(error, phase=scene.phase)) == wanted
+    if not scene.conditions:  # Which an error does not hold.
+        assert said(classify(error, phase=scene.phase)) == wanted
 
 
 def check_scope(scene: Scene, database) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pymysql
-
 import pytest
 from pymysql.constants import SERVER_STATUS
 
@@ -12,20 +11,26 @@ from scenes import MARK, Scene, Stage, check_fate, check_scope, code_of, said
 from servers import Database, MariaDB, until
 
 UPDATE = "UPDATE t SET n = n + 1 WHERE id = {}"
+UPDATE_1 = UPDATE.format(1)
 SNAPSHOT = "SET innodb_snapshot_isolation = ON"
 OWN_SERVER = "--innodb-rollback-on-timeout=ON", "--max-connections=10"
 
 
 def locked(stage, statement, *settings):
     """The error of a statement that meets row 1 locked by `two`."""
-    stage.two("BEGIN", UPDATE.format(1))
+    stage.two("BEGIN", UPDATE_1)
     stage.clear = lambda: stage.two("ROLLBACK")
     stage.one(*settings)
     return stage.fails(statement)
 
 
 def lock_timeout(stage):
-    return locked(stage, UPDATE.format(1), "SET innodb_lock_wait_timeout = 1")
+    return locked(stage, UPDATE_1, "SET innodb_lock_wait_timeout = 1")
+
+
+def lock_timeout_after_a_read(stage):
+    stage.one("SELECT n FROM u")
+    return lock_timeout(stage)
 
 
 def nowait(stage):
@@ -53,8 +58,8 @@ def commit_timeout(stage):
 def deadlocked(stage):
     """`two` has changed more, so InnoDB gives up `one`."""
     stage.two("BEGIN", "UPDATE u SET n = n + 1", UPDATE.format(2))
-    stage.one(UPDATE.format(1))
-    call = stage.two.later(UPDATE.format(1), "COMMIT")
+    stage.one(UPDATE_1)
+    call = stage.two.later(UPDATE_1, "COMMIT")
     stage.until_waits(stage.two)
     error = stage.fails(UPDATE.format(2))
     call.done()
@@ -86,9 +91,9 @@ def deadlocked_by_user_locks(stage):
     return error
 
 
-def changed_meanwhile(stage, statement=UPDATE.format(1)):
+def changed_meanwhile(stage, statement=UPDATE_1):
     stage.one(SNAPSHOT, "SELECT n FROM t")
-    stage.two(UPDATE.format(1))
+    stage.two(UPDATE_1)
     return stage.fails(statement)
 
 
@@ -98,8 +103,8 @@ def changed_meanwhile_for_update(stage):
 
 def changed_while_waiting(stage):
     stage.one(SNAPSHOT, "SELECT n FROM t")
-    stage.two("BEGIN", UPDATE.format(1))
-    stage.statement = UPDATE.format(1)
+    stage.two("BEGIN", UPDATE_1)
+    stage.statement = UPDATE_1
     call = stage.one.later(stage.statement)
     stage.until_waits(stage.one)
     stage.two("COMMIT")
@@ -108,16 +113,16 @@ def changed_while_waiting(stage):
 
 def changed_after_a_timeout(stage):
     stage.one(SNAPSHOT, "SET innodb_lock_wait_timeout = 1", "SELECT n FROM t")
-    stage.two("BEGIN", UPDATE.format(1))
-    assert code_of(stage.fails(UPDATE.format(1))) == 1205
+    stage.two("BEGIN", UPDATE_1)
+    assert code_of(stage.fails(UPDATE_1)) == 1205
     stage.two("COMMIT")
-    return stage.fails(UPDATE.format(1))
+    return stage.fails(UPDATE_1)
 
 
 def killed(stage, what="QUERY"):
-    stage.two("BEGIN", UPDATE.format(1))
+    stage.two("BEGIN", UPDATE_1)
     stage.clear = lambda: stage.two("ROLLBACK")
-    stage.statement = UPDATE.format(1)
+    stage.statement = UPDATE_1
     call = stage.one.later(stage.statement)
     stage.until_waits(stage.one)
     stage.admin(f"KILL {what} {stage.one.number}")
@@ -131,17 +136,17 @@ def connection_killed(stage):
 def connection_killed_idle(stage):
     stage.admin(f"KILL CONNECTION {stage.one.number}")
     assert until(lambda: stage.is_gone(stage.one))
-    return stage.fails(UPDATE.format(1))
+    return stage.fails(UPDATE_1)
 
 
 def idle_too_long(stage):
     stage.one("SET wait_timeout = 1")
     assert until(lambda: stage.is_gone(stage.one))
-    return stage.fails(UPDATE.format(1))
+    return stage.fails(UPDATE_1)
 
 
 def statement_timeout(stage):
-    return locked(stage, UPDATE.format(1), "SET max_statement_time = 0.1")
+    return locked(stage, UPDATE_1, "SET max_statement_time = 0.1")
 
 
 def server_read_only(stage):
@@ -151,7 +156,7 @@ def server_read_only(stage):
 
 def server_read_only_at_a_statement(stage):
     server_read_only(stage)
-    return stage.fails(UPDATE.format(1))
+    return stage.fails(UPDATE_1)
 
 
 def server_read_only_at_commit(stage):
@@ -183,24 +188,37 @@ def still_referred_to(stage):
     return stage.fails("DELETE FROM t WHERE id = 1")
 
 
+def refused(statement):
+    return lambda stage: stage.fails(statement)
+
+
+COMMITTED = ("implicitly_committed", "never", "none")
 REDO = ("rolled_back", "transaction", "redo")
 WAIT = ("intact", "statement", "wait")
 NEVER = ("intact", "never", "none")
 CANCELLED = ("intact", "statement", "none")
 LOST = ("lost_before_commit", "connection", "unavailable")
+DDL = {"is_ddl": True}
 USER_LOCK = {"is_user_lock": True}
 SCENES = [
     Scene("row lock", lock_timeout, 1205, *WAIT),
+    Scene(
+        "row lock, read before",
+        lock_timeout_after_a_read,
+        1205,
+        "intact",
+        "transaction",
+        "wait",
+        conditions={"has_read": True},
+    ),
     Scene("NOWAIT", nowait, 1205, *WAIT),
     Scene("WAIT 1", wait_one_second, 1205, *WAIT),
     Scene(
         "metadata lock",
         ddl_timeout,
         1205,
-        "implicitly_committed",
-        "never",
-        "none",
-        conditions={"is_ddl": True},
+        *COMMITTED,
+        conditions=DDL,
     ),
     Scene("COMMIT", commit_timeout, 1205, *REDO, phase="commit"),
     Scene("deadlock", deadlocked, 1213, *REDO),
@@ -228,6 +246,12 @@ SCENES = [
     Scene("KILL, executing", connection_killed, 2013, *LOST),
     Scene("KILL, idle", connection_killed_idle, 2013, *LOST),
     Scene("wait_timeout", idle_too_long, 2006, *LOST),
+    Scene("unknown column", refused("SELECT nothing FROM t"), 1054, *NEVER),
+    Scene("unknown table", refused("SELECT n FROM nowhere"), 1146, *NEVER),
+    Scene("no such syntax", refused("SELCT 1"), 1064, *NEVER),
+    Scene(
+        "table there already", refused("CREATE TABLE t (i INT)"), 1050, *COMMITTED, conditions=DDL
+    ),
     Scene("unique", violated("v INT", "VALUES (7, 2)"), 1062, *NEVER),
     Scene(
         "foreign key",
@@ -302,8 +326,8 @@ def test_the_state_that_the_driver_holds_is_older_than_the_error(stage) -> None:
 
 def test_a_transaction_declared_read_only_goes_on_after_a_refused_write(stage) -> None:
     stage.one("ROLLBACK", "START TRANSACTION READ ONLY", "SELECT n FROM t")
-    stage.two(UPDATE.format(1))
-    assert code_of(stage.fails(UPDATE.format(1))) == 1792
+    stage.two(UPDATE_1)
+    assert code_of(stage.fails(UPDATE_1)) == 1792
     assert stage.one.in_transaction
     assert stage.one("SELECT n FROM t WHERE id = 1") == [(10,)]
     assert said(turnwise.classify_code("mariadb", 1792)) == NEVER
