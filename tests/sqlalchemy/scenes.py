@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import psycopg
 import pymysql
-from turnwise.classification import classify
 
 import turnwise
 from servers import until
+from turnwise.classification import classify
 
 WAIT = 30
 MARK = "INSERT INTO mark VALUES ({})"

@@ -16,10 +16,10 @@ import pytest
 from sqlalchemy import create_engine, exc, text, util
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
-from turnwise.classification import classify
 
 from proxy import AFTER, Proxy
 from servers import ASYNCHRONOUS, DRIVERS, Database, until
+from turnwise.classification import classify
 
 pytestmark = [
     pytest.mark.servers,

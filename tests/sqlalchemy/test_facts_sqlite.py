@@ -7,10 +7,10 @@ import sys
 import time
 
 import pytest
-from turnwise.classification import classify
 
 import turnwise
 from scenes import said
+from turnwise.classification import classify
 
 pytestmark = pytest.mark.skipif(
     sys.version_info < (3, 11), reason="sqlite3 tells no extended code before Python 3.11"

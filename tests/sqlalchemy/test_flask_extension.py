@@ -131,7 +131,9 @@ import sqlalchemy, turnwise
 with turnwise.advisory_lock(sqlalchemy.create_engine("sqlite:///{site.path}"), "report", timeout=0.1):
     print("had")
 """
-        other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        other = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=False
+        )
         assert "LockTimeoutError" in other.stderr
         assert other.stdout == ""
 
