@@ -40,7 +40,7 @@ class Site:
 @pytest.fixture
 def site(tmp_path):
     site = Site(tmp_path / "site.db")
-    site.tw = Turnwise(site.app, site.db, timeout=0.1)
+    site.tw = Turnwise(site.app, site.db)
     with site.app.app_context():
         site.db.create_all()
         yield site
@@ -82,20 +82,22 @@ def test_commit_with_retry_outlasts_a_writer_that_knows_nothing_of_turns(site):
 
 
 def test_a_decorated_view_is_run_again_as_a_whole(site):
-    calls = []
+    read = []
 
     @site.app.post("/<name>")
-    @site.tw.retry_on_deadlock(initial_delay=0.1, deadline=20)
+    @site.tw.retry_on_deadlock(initial_delay=0.01)
     def add(name):
-        calls.append(name)
-        site.db.session.add(site.User(name=name))
+        users = site.db.session.query(site.User).count()
+        if not read:
+            write_beside(site.path)
+        read.append(users)
+        site.db.session.add(site.User(name=f"{name}{users}"))
         site.db.session.commit()
         return "", 201
 
-    with locked_for(site.path, seconds=0.6):
-        assert site.app.test_client().post("/ada").status_code == 201
-    assert len(calls) > 1
-    assert site.names() == ["ada"]
+    assert site.app.test_client().post("/ada").status_code == 201
+    assert read == [0, 1]
+    assert site.names() == ["beside", "ada1"]
 
 
 def test_run_and_batches_use_sessions_of_their_own(site):
@@ -152,3 +154,9 @@ connection.execute("COMMIT")
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as other:
         other.stdout.readline()
         yield
+
+
+def write_beside(path):
+    """Another connection commits, after which the snapshot of a reader can never write."""
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("INSERT INTO user (name, done) VALUES ('beside', 0)")

@@ -23,11 +23,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, PendingRollbackError
 from sqlalchemy.orm import Session
-from sqlalchemy.pool import StaticPool
+from sqlalchemy.pool import Pool, StaticPool
 
 from engines import use
 from turnwise.classification import classify, observation_of
 from turnwise.errors import TransactionPoisonedError
+from turnwise.sqlalchemy import sessions
 from turnwise.sqlalchemy.installing import install
 
 DRIVERS = ["pysqlite", "aiosqlite"]
@@ -266,6 +267,16 @@ def within_the_connection(engine):
         connection.commit()
 
 
+@pytest.fixture
+def without_units():
+    """Nobody in this process has decorated a unit of work, which ends leftovers in the pool."""
+    sessions.watch()
+    event.remove(Pool, "reset", sessions._reset)
+    yield
+    event.listen(Pool, "reset", sessions._reset)
+
+
+@pytest.mark.usefixtures("without_units")
 @pytest.mark.parametrize("story", [with_the_pool, within_the_connection])
 def test_what_a_failed_commit_left_open_is_committed_later_without_install(path, story):
     use(url(path), story, pool_size=1, max_overflow=0)

@@ -87,7 +87,9 @@ def test_the_drivers_own_wait_is_ours_and_comes_back(path):
 
 def test_uninstalled_in_the_middle_of_a_transaction(path):
     engine = sa.create_engine(f"sqlite:///{path}")
+    before = listeners(engine)
     with_turns(engine)
+    assert listeners(engine) != before
     own = {"do_begin", "do_commit", "do_rollback", "do_execute", "do_executemany"}
     with engine.connect() as open_, engine.connect() as begun:
         open_.execute(insert("tea"))
@@ -100,11 +102,14 @@ def test_uninstalled_in_the_middle_of_a_transaction(path):
         begun.execute(insert("milk"))
         begun.commit()
     assert not own & set(vars(engine.dialect))
-    for name in ("close", "reset", "handle_error"):
-        target = engine.dialect if name == "handle_error" else engine.pool
-        assert not list(getattr(target.dispatch, name))
+    assert listeners(engine) == before
     assert names(path) == ["tea", "milk"]
     engine.dispose()
+
+
+def listeners(engine):
+    pool = engine.pool.dispatch
+    return [list(of) for of in (pool.close, pool.reset, engine.dialect.dispatch.handle_error)]
 
 
 @pytest.mark.parametrize("level", ["", "DEFERRED", "IMMEDIATE", "EXCLUSIVE"])
