@@ -87,5 +87,6 @@ def test_a_server_ends_with_the_process_that_started_it(kind) -> None:
         family = [psutil.Process(int(pid)), *psutil.Process(int(pid)).children(recursive=True)]
         assert Path(folder.strip()).is_dir()
         starter.kill()
-    assert until(lambda: not any(process.is_running() for process in family))
+    # Not by noticing that its folder is gone, which takes PostgreSQL up to a minute.
+    assert until(lambda: not any(process.is_running() for process in family), 10)
     assert until(lambda: not Path(folder.strip()).exists())
