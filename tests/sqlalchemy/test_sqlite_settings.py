@@ -323,35 +323,41 @@ def test_a_child_process_has_turns_of_its_own(path):
     engine.dispose()
 
 
-if sys.version_info >= (3, 12):
+needs_autocommit = pytest.mark.skipif(
+    sys.version_info < (3, 12), reason="NOT run: sqlite3 has `autocommit` from Python 3.12 on"
+)
 
-    def test_autocommit_false_keeps_its_deferred_transactions(path):
-        engine = sa.create_engine(f"sqlite:///{path}", connect_args={"autocommit": False})
-        with_turns(engine, timeout=5)
-        with engine.connect() as connection:
-            assert connection.execute(COUNT).scalar() == 0
-            assert is_free(path)
-            connection.rollback()
-            with outsider(path, 0.2):
-                connection.execute(insert("tea"))
-            assert not is_free(path)
-            connection.commit()
-            assert is_free(path)
-            connection.execute(insert("coffee"))
-            connection.rollback()
-            assert is_free(path)
-        assert names(path) == ["tea"]
-        engine.dispose()
 
-    def test_autocommit_true_is_left_in_it(path):
-        engine = sa.create_engine(f"sqlite:///{path}", connect_args={"autocommit": True})
-        with_turns(engine)
-        with engine.connect() as connection:
+@needs_autocommit
+def test_autocommit_false_keeps_its_deferred_transactions(path):
+    engine = sa.create_engine(f"sqlite:///{path}", connect_args={"autocommit": False})
+    with_turns(engine, timeout=5)
+    with engine.connect() as connection:
+        assert connection.execute(COUNT).scalar() == 0
+        assert is_free(path)
+        connection.rollback()
+        with outsider(path, 0.2):
             connection.execute(insert("tea"))
-            assert is_free(path)
-            connection.rollback()
-        assert names(path) == ["tea"]
-        engine.dispose()
+        assert not is_free(path)
+        connection.commit()
+        assert is_free(path)
+        connection.execute(insert("coffee"))
+        connection.rollback()
+        assert is_free(path)
+    assert names(path) == ["tea"]
+    engine.dispose()
+
+
+@needs_autocommit
+def test_autocommit_true_is_left_in_it(path):
+    engine = sa.create_engine(f"sqlite:///{path}", connect_args={"autocommit": True})
+    with_turns(engine)
+    with engine.connect() as connection:
+        connection.execute(insert("tea"))
+        assert is_free(path)
+        connection.rollback()
+    assert names(path) == ["tea"]
+    engine.dispose()
 
 
 def test_an_engine_with_options_may_go_before_the_other(path):
