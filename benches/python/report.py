@@ -133,12 +133,19 @@ def _story(story: Results) -> list[str]:
 
 
 def _sides(measures: Results) -> Iterator[str]:
-    rows = []
+    names: list[str] = []
+    for measure in measures.values():
+        names += [name for name in measure["rounds"][0] if name not in names]
+    rows = [("measure", "unit", *names)]
     for name, measure in measures.items():
-        names = list(measure["rounds"][0])
-        rows = rows or [("measure", "unit", *names)]
-        medians = [statistics.median(one[side] for one in measure["rounds"]) for side in names]
-        rows.append((name, measure["unit"], *map(short, medians)))
+        sides = measure["rounds"][0]
+        cells = [
+            short(statistics.median(one[side] for one in measure["rounds"]))
+            if side in sides
+            else ""
+            for side in names
+        ]
+        rows.append((name, measure["unit"], *cells))
     yield from table(rows)
 
 

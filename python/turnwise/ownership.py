@@ -17,8 +17,12 @@ if TYPE_CHECKING:
 def reachable(args: tuple[object, ...], kwargs: Mapping[str, object]) -> Iterator[object]:
     """The arguments of a unit, and what is in their attributes, such as ``self.session``."""
     for argument in (*args, *kwargs.values()):
-        yield argument
-        yield from list(getattr(argument, "__dict__", {}).values())
+        try:
+            inside = list(getattr(argument, "__dict__", {}).values())
+            things = [thing for thing in (argument, *inside) if thing.__class__]
+        except Exception:  # noqa: BLE001, S112 - a proxy that stands for nothing just now
+            continue
+        yield from things
 
 
 def survey(

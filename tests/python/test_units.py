@@ -123,6 +123,20 @@ def test_the_deadline_counts_from_the_first_call_and_the_error_is_the_drivers(sh
     assert is_exhausted(caught.value)
 
 
+def test_the_time_of_the_first_attempt_is_part_of_the_deadline():
+    calls = []
+
+    @retry_on_deadlock(deadline=0.1, **QUICK)
+    def slow():
+        calls.append(1)
+        time.sleep(0.15)
+        raise stale()
+
+    with pytest.raises(sqlite3.OperationalError):
+        slow()
+    assert len(calls) == 1
+
+
 def test_a_connection_with_an_open_transaction_is_the_callers(shop):
     with closing(sqlite3.connect(shop, timeout=0)) as connection:
         connection.execute("INSERT INTO item VALUES ('of the caller')")
@@ -563,6 +577,20 @@ def test_mutable_arguments_are_the_same_objects_unless_copies_are_wanted():
         {"n": 1},
     )
     assert (basket, seen) == (before, {})
+
+
+def test_an_argument_that_cannot_be_looked_at_does_not_hide_the_error():
+    class Proxy:
+        @property
+        def __class__(self):
+            raise RuntimeError("working outside of request context")
+
+        @property
+        def __dict__(self):
+            raise RuntimeError("working outside of request context")
+
+    failing = Failing(1)
+    assert retry_on_deadlock(**QUICK)(lambda proxy: failing())(Proxy()) == "done"
 
 
 def test_concurrent_calls_of_one_unit_do_not_know_of_each_other():

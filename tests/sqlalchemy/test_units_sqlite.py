@@ -192,6 +192,35 @@ def test_a_transaction_of_the_caller_is_never_rolled_back_nor_retried(
     shared.remove()
 
 
+@pytest.mark.parametrize("how", ["argument", "attribute", "registry", "keyword"])
+def test_a_transaction_of_the_caller_among_the_arguments_counts_wherever_it_failed(engine, how):
+    """What the unit has already written in it would be written twice."""
+    calls = []
+    shared = scoped_session(sessionmaker(engine))
+    pay(shared)
+
+    class Bank:
+        session = None
+
+    bank = Bank()
+    bank.session = shared
+
+    def unit(*given, session=None):
+        calls.append(1)
+        error = sqlite3.OperationalError("database is locked")
+        error.sqlite_errorcode = 517
+        raise error
+
+    given = {"argument": [shared()], "attribute": [bank], "registry": [shared], "keyword": []}
+    named = {"session": shared()} if how == "keyword" else {}
+    with pytest.raises(TransactionNotOwnedError):
+        retry_on_deadlock(**QUICK)(unit)(*given[how], **named)
+    assert len(calls) == 1
+    shared.commit()
+    assert balances(engine) == [90, 90]
+    shared.remove()
+
+
 def fail_in(session):
     """Have a statement of the session raise what the driver would."""
 
@@ -912,6 +941,46 @@ def test_a_cancelled_unit_is_not_run_again(engine, async_engine, neighbour):
     assert balances(engine) == [100, 100]
 
 
+def test_a_session_that_another_thread_has_begun_meanwhile_is_not_the_units(engine, neighbour):
+    calls = []
+    with Session(engine) as session:
+
+        @retry_on_deadlock(**QUICK)
+        def unit():
+            calls.append(1)
+            thread = threading.Thread(target=lambda: session.add(Account(id=9, balance=1)))
+            thread.start()
+            thread.join()
+            neighbour.lock()
+            session.flush()
+
+        with pytest.raises(TransactionNotOwnedError) as caught:
+            unit()
+        neighbour.unlock()
+    assert len(calls) == 1
+    assert "another thread or task" in caught.value.__notes__[0]
+
+
+def test_a_session_that_cannot_roll_back_loses_its_connection(engine, neighbour):
+    calls, made = [], []
+    neighbour.lock()
+
+    class Broken(Session):
+        def rollback(self):
+            raise OperationalError("ROLLBACK", {}, sqlite3.OperationalError("gone"))
+
+    @retry_on_deadlock(**QUICK)
+    def unit():
+        unlock_after(neighbour, calls)
+        made.append(Broken(engine, autoflush=False))
+        pay(made[-1])
+        made[-1].commit()
+
+    unit()
+    assert not any(session.in_transaction() for session in made)
+    assert balances(engine) == [90, 90]
+
+
 @pytest.mark.parametrize("begun", [False, True])
 def test_flask_sqlalchemy(tmp_path, begun):
     """`db.session` is a global: a view owns its transaction unless something before it used it."""
@@ -963,13 +1032,13 @@ def test_nothing_is_kept_of_sessions_that_have_ended(engine):
     retry_on_deadlock(lambda: None)
     gc.collect()
     before = len(sessions._here.transactions)
-    for _ in range(50):
+    for _ in range(8):
         with Session(engine) as session:
             session.get(Account, 1)
         session = Session(engine)
         session.get(Account, 1)
         del session
-    gc.collect()
+        gc.collect()
     assert len(sessions._here.transactions) == before
 
 
@@ -985,14 +1054,17 @@ def fail(session):
     error.sqlite_errorcode = 517
     raise sa.exc.OperationalError("UPDATE", {}, error)
 
+class Box:
+    session = None
+
 @retry_on_deadlock(initial_delay=0.001)
-def unit(make):
+def unit(box):
     calls.append(1)
-    session = make()
-    session.begin() if not session.in_transaction() else None
+    box.session = make()
+    box.session.begin()
     if len(calls) < 3:
-        fail(session)
-    return session.in_transaction()
+        fail(box.session)
+    return True
 
 kept = []
 def make():
@@ -1000,8 +1072,8 @@ def make():
     kept.append(Session())
     return kept[-1]
 
-assert unit(make)
-assert len(calls) == 3, calls
+assert unit(Box())
+assert [session.in_transaction() for session in kept] == [False, False, True]
 calls.clear()
 mine = make()
 mine.begin()
@@ -1018,9 +1090,34 @@ except Exception as error:
 """
 
 
-def test_sqlalchemy_may_be_loaded_after_the_decorator_was_used():
+LATE_CALLER = """
+import sqlite3
+from turnwise.units import retry_on_deadlock
+calls = []
+
+@retry_on_deadlock(initial_delay=0.001)
+def unit(session):
+    calls.append(1)
+    error = sqlite3.OperationalError("database is locked")
+    error.sqlite_errorcode = 517
+    raise error
+
+from sqlalchemy.orm import Session
+session = Session()
+session.begin()
+try:
+    unit(session)
+except Exception as error:
+    print(type(error).__name__, len(calls), session.in_transaction())
+"""
+
+
+@pytest.mark.parametrize("script", ["LATE", "LATE_CALLER"])
+def test_sqlalchemy_may_be_loaded_after_the_decorator_was_used(script):
     import subprocess
     import sys
 
-    done = subprocess.run([sys.executable, "-c", LATE], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", globals()[script]], capture_output=True, text=True, check=False
+    )
     assert (done.stdout, done.returncode) == ("TransactionNotOwnedError 1 True\n", 0), done.stderr

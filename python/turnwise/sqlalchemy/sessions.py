@@ -95,7 +95,6 @@ def _begin(session: Session, transaction: SessionTransaction) -> None:
 def _end(session: Session, transaction: SessionTransaction) -> None:
     began = vars(transaction).get(_STAMP)
     if began is not None:
-        _here.transactions.discard(transaction)
         vars(session)[_ENDED] = (began, time.monotonic_ns())
 
 
