@@ -223,7 +223,7 @@ class AdvisoryLock:
 
     def _late(self) -> errors.LockTimeoutError:
         return errors.LockTimeoutError(
-            f"{self._name} was held by another for {self._timeout:g} s; nothing was changed"
+            f"{self._name} was held by another for {self._timeout} s; nothing was changed"
         )
 
     def _turns(self, path: str) -> Any:

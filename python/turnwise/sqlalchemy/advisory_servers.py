@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _HELD = "turnwise.advisory"
 _FOR_EVER = 10.0 * 365 * 86_400
+_LONGEST_MS = 2**31 - 1  # PostgreSQL's bound of lock_timeout.
 
 
 def take_postgresql(
@@ -54,7 +55,7 @@ def _wait_postgresql(
     *,
     is_local: bool,
 ) -> None:
-    bound = "0" if timeout is None else f"{max(1, round(timeout * 1000))}ms"
+    bound = "0" if timeout is None else f"{min(max(1, round(timeout * 1000)), _LONGEST_MS)}ms"
     was = connection.scalar(select(func.current_setting("lock_timeout")))
     connection.execute(select(func.set_config("lock_timeout", bound, is_local)))
     try:

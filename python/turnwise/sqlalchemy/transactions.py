@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import Connection, FromClause, delete, false
+from sqlalchemy import Connection, Engine, FromClause, delete, false
 from sqlalchemy.ext.asyncio import (
     AsyncConnection,
     AsyncEngine,
@@ -20,7 +20,7 @@ from turnwise import errors
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sqlalchemy import Dialect, Engine
+    from sqlalchemy import Dialect
 
 T = TypeVar("T")
 
@@ -41,8 +41,6 @@ def unwrapped(target: object) -> tuple[Engine | Connection | Session, bool]:
         return target.sync_connection or _unstarted(), True
     if isinstance(target, AsyncEngine):
         return target.sync_engine, True
-    from sqlalchemy import Engine
-
     if isinstance(target, (Session, Connection, Engine)):
         return target, False
     raise TypeError(f"a session, connection or engine of SQLAlchemy, not {type(target).__name__}")
