@@ -23,6 +23,15 @@ from turnwise.sqlalchemy.plugin import TurnwisePlugin
 POOL_EVENTS = ("close", "reset", "checkin", "checkout", "connect", "invalidate")
 
 
+@pytest.fixture(autouse=True)
+def _clean():
+    """Engines of other tests that were collected leave their listeners to the next that comes."""
+    gc.collect()
+    other = create_engine("sqlite://")
+    uninstall(install(other))
+    other.dispose()
+
+
 @pytest.fixture
 def engine(tmp_path):
     engine = create_engine(f"sqlite:///{tmp_path}/app.db")
