@@ -313,9 +313,10 @@ class MariaDB(Server):
             *("--auth-root-authentication-method=normal", "--skip-test-db", *self._small()),
         )
 
-    @staticmethod
-    def _small() -> list[str]:
+    def _small(self) -> list[str]:
         return [
+            # Two that start at once use the same names in the common one.
+            f"--tmpdir={self.folder}",
             "--innodb-flush-method=nosync",
             "--innodb-flush-log-at-trx-commit=0",
             "--innodb-buffer-pool-size=32M",
