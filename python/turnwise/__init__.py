@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from turnwise.errors import TurnwiseError
     from turnwise.events import Subscription, UnitEvent, on_event
     from turnwise.sqlalchemy.advisory import advisory_lock
+    from turnwise.sqlalchemy.advisory_keys import advisory_key
     from turnwise.sqlalchemy.batches import BatchReport, batch_commit_with_retry
     from turnwise.sqlalchemy.claims import claim
     from turnwise.sqlalchemy.commit import commit_with_retry
@@ -63,6 +64,7 @@ __all__ = [
     "WriterSettings",
     "WriterStats",
     "__version__",
+    "advisory_key",
     "advisory_lock",
     "batch_commit_with_retry",
     "claim",
@@ -104,6 +106,7 @@ _HOMES = {
     "WriterSettings": ("turnwise.writer", "WriterSettings"),
     "WriterStats": ("turnwise.writer", "WriterStats"),
     "__version__": ("turnwise._native", "VERSION"),
+    "advisory_key": ("turnwise.sqlalchemy.advisory_keys", "advisory_key"),
     "advisory_lock": ("turnwise.sqlalchemy.advisory", "advisory_lock"),
     "batch_commit_with_retry": ("turnwise.sqlalchemy.batches", "batch_commit_with_retry"),
     "claim": ("turnwise.sqlalchemy.claims", "claim"),
