@@ -124,12 +124,14 @@ class _Loop:
         found, self._found = self._found, None
         if found and (found.begun or found.free):
             sessions.roll_back(found)
+        sessions.put_back(self._mark)
 
     async def aroll_back(self) -> None:
         """Do the same in a coroutine."""
         found, self._found = self._found, None
         if found and (found.begun or found.free):
             await sessions.aroll_back(found)
+        sessions.put_back(self._mark)
 
     def repeat(self, function: Callable[..., Any]) -> Any:  # noqa: ANN401 - the function's own
         """Sleep and try again until it succeeds or is given up."""

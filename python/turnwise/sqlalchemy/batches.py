@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -11,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 from turnwise import errors
 from turnwise.attempts import add_note, plan
 from turnwise.classification import classify
+from turnwise.sqlalchemy import brought
 from turnwise.sqlalchemy.lock_keys import BY_PRIMARY_KEY, sorted_by
-from turnwise.sqlalchemy.mapped_items import Restorer, check
+from turnwise.sqlalchemy.mapped_items import check
 from turnwise.units import run
 
 if TYPE_CHECKING:
@@ -228,7 +230,7 @@ class _Work(Generic[T]):
         self._current: Piece[T] | None = None
         self._at: int | None = None  # The item that fn has; None: the flush, or COMMIT.
         self._is_committing = False
-        self._restorer = Restorer()
+        self._began_ns = 0
         self._shown = 0
         self._total: int | None = None
         if isinstance(items, Iterator):
@@ -280,7 +282,6 @@ class _Work(Generic[T]):
             if self._total is None:
                 check(piece)
                 piece[:] = sorted_by(self._key, piece)
-            self._restorer.remember(piece)
         self._current, self._is_committing = self._waiting[0], False
         self._waiting.popleft()
         return True
@@ -289,7 +290,7 @@ class _Work(Generic[T]):
         current = self._current or []
         self.report.attempts += 1
         self._is_committing = False
-        self._restorer.restore(current)
+        self._began_ns = time.monotonic_ns()
         return current
 
     def unit(self, session: Any) -> None:
@@ -323,6 +324,7 @@ class _Work(Generic[T]):
 
     def failed(self, error: Exception) -> None:
         """Blame the item, or split the batch; raise what no item is to blame for."""
+        brought.put_back(self._began_ns)
         current = self._current or []
         verdict = classify(error, overrides=self._overrides)
         if self._is_committing and not _is_settled(verdict):

@@ -46,12 +46,12 @@ class PendingWork:
         self._session = session
         shapes = _Shapes()
         self._new = sorted(
-            (_Kept(one, shapes) for one in session.new),
+            (Kept(one, shapes) for one in session.new),
             key=lambda kept: kept.state.insert_order or 0,
         )
         self._deleted = list(session.deleted)
         self._persistent = [
-            _Kept(one, shapes)
+            Kept(one, shapes)
             for one in (session.dirty if names_only else session.identity_map.values())
             if not _is_merely_expired(instance_state(one))
         ]
@@ -129,14 +129,14 @@ class _Shapes(dict[Any, tuple[frozenset[str], frozenset[str]]]):
         return shape
 
 
-class _Kept:
+class Kept:
     """One object as it was."""
 
-    def __init__(self, obj: object, shapes: _Shapes) -> None:
+    def __init__(self, obj: object, shapes: _Shapes | None = None) -> None:
         self.obj = obj  # Nobody else may hold on to it.
         self.state = state = instance_state(obj)
         self.key, self.modified = state.key, state.modified
-        self._keys, relationships = shapes[state.manager]
+        self._keys, relationships = (_Shapes() if shapes is None else shapes)[state.manager]
         self._values = values = {
             key: value for key, value in state.dict.items() if key in self._keys
         }

@@ -77,6 +77,9 @@ def watch() -> bool:
     from sqlalchemy import event
     from sqlalchemy.pool import Pool
 
+    from turnwise.sqlalchemy import brought
+
+    brought.watch()
     event.listen(Pool, "reset", _reset)
     event.listen(session_class, "after_transaction_create", _begin)
     event.listen(session_class, "after_transaction_end", _end)
@@ -273,6 +276,13 @@ async def aroll_back(survey: Survey) -> None:
     from sqlalchemy.util import greenlet_spawn
 
     await greenlet_spawn(roll_back, survey)
+
+
+def put_back(mark: int) -> None:
+    """Have the objects that were brought into sessions since ``mark`` be as they were before."""
+    brought = sys.modules.get("turnwise.sqlalchemy.brought")
+    if brought is not None:
+        brought.put_back(mark)
 
 
 def sleep_in_greenlet(seconds: float) -> bool:
