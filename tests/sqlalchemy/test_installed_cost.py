@@ -71,7 +71,7 @@ def transaction(engine):
         session.commit()
 
 
-@pytest.mark.parametrize(("dialect", "most"), [("postgresql", 2), ("sqlite", 12)])
+@pytest.mark.parametrize(("dialect", "most"), [("postgresql", 2), ("sqlite", 13)])
 def test_a_statement(dialect, most):
     """The entry and the guard; on SQLite the autocommit flag, and the layer that takes turns."""
     assert 2 <= added(dialect, two_statements) - added(dialect, one_statement) <= most
