@@ -9,6 +9,9 @@ from proxy import Proxy
 from servers import Database, MariaDB, MissingServerError, PostgreSQL
 from unreached import NO_MYSQL, UNREACHED
 
+ONCE = ("test_facts_", "test_servers", "test_proxy")
+"""Modules whose tests are not about SQLAlchemy: they run with one version of it."""
+
 
 def pytest_report_header() -> list[str]:
     return [f"SQLAlchemy {sqlalchemy.__version__}", NO_MYSQL]
@@ -25,7 +28,7 @@ def pytest_collection_modifyitems(items) -> None:
     for item in items:
         if {"postgresql", "mariadb", "database"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("servers")
-        if item.path.name.startswith("test_facts_"):
+        if item.path.name.startswith(ONCE):
             item.add_marker("facts")
 
 
