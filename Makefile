@@ -89,7 +89,7 @@ check: $(VENV)/.native $(VENV)/.sqlalchemy ## The static part alone
 
 soak: $(VENV)/.native ## The long counts (about an hour); writes benches/results/soak-<date>.md
 	@TURNWISE_SOAK=1 TURNWISE_MODEL_ROUNDS=10 $(PY) tools/run_steps.py --report benches/results \
-		test-private-copy test-shuttle soak-python
+		test-private-copy test-shuttle soak-python test-sqlalchemy
 
 .PHONY: soak-python
 soak-python: $(VENV)/.benches $(VENV)/.sqlalchemy
