@@ -224,7 +224,9 @@ class Guard:
         """SQLite's journal mode, where it decides what an error means."""
         return None
 
-    def has_ended(self, error: BaseException, observation: Observation, connection: Any) -> bool:
+    def has_ended(
+        self, error: BaseException, observation: Observation, connection: Any, statement: str | None
+    ) -> bool:
         """Whether the database has ended the transaction with this error."""
         return False
 
@@ -337,7 +339,7 @@ class Guard:
         self._trouble(handle)
         if is_exit_exception(error):  # SQLAlchemy discards the connection.
             self._ended(connection)
-        elif self.has_ended(error, observation, connection):
+        elif self.has_ended(error, observation, connection, statement):
             self._poison(connection)
 
     def _observe(
