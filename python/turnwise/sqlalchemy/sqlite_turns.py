@@ -221,7 +221,7 @@ class SQLiteTurns:
         if context is None:
             return None
         connection = context.root_connection.connection
-        known = _known_of(connection)
+        known: FileConnection | LeftAlone | None = _info_of(connection).get(_KEY)
         if known is None and not isinstance(connection, _AdhocProxiedConnection):
             raw, _ = _driver_parts(connection, is_async=self._is_async)
             if not getattr(raw, "in_transaction", True):
