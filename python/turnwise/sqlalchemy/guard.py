@@ -75,8 +75,7 @@ class Handle:
         self.is_poisoned = False
         self.is_doubtful = False
         """Errors can come that the guard does not see."""
-        self.has_read = False
-        self.has_written = False
+        self.has_read = self.has_written = False
         self.wants_to_write = False
         self.is_used = False
         """Whether there is anything to forget."""

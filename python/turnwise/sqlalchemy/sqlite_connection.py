@@ -83,8 +83,7 @@ class FileConnection:
         self.unread = True
         """Whether the transaction has read nothing yet, so that waiting helps it."""
         self._owes_begin = False
-        self._keeps_open = False
-        self.is_busy = self.has_left = False
+        self._keeps_open = self.is_busy = self.has_left = False
         self._alone = alone
         self._claim: _Claim | None = None
         self._refusal: LockTimeoutError | None = None
