@@ -334,6 +334,11 @@ def test_an_error_that_nobody_knows_poisons(database, driver):
         "SELECT 1 FROM nowhere",
         "SELEC 1",
         "SIGNAL SQLSTATE '45000' SET MYSQL_ERRNO = 30123",
+        "DROP TABLE nowhere",
+        "CREATE TABLE item (id INT)",
+        "ALTER TABLE item DROP INDEX nowhere",
+        "SET nowhere = 1",
+        "KILL 999999999",
     ],
 )
 def test_errors_that_leave_the_transaction_poison_nothing(database, statement, driver):
@@ -343,6 +348,21 @@ def test_errors_that_leave_the_transaction_poison_nothing(database, statement, d
             add(connection, 1)
             with pytest.raises(DBAPIError):
                 connection.execute(text(statement))
+            add(connection, 2)
+            connection.commit()
+
+    use(database.url(driver), body)
+    assert rows(database) == {1: 1, 2: 1, 3: 0}
+
+
+@pytest.mark.parametrize("driver", EVERY)
+def test_an_error_that_the_server_never_saw_poisons_nothing(database, driver):
+    def body(engine):
+        install(engine)
+        with engine.connect() as connection:
+            add(connection, 1)
+            with contextlib.suppress(Exception):
+                connection.execute(text("UPDATE item SET n = :n"), {"n": [object()]})
             add(connection, 2)
             connection.commit()
 

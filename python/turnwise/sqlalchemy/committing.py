@@ -10,6 +10,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 
 from turnwise.errors import TransactionPoisonedError
+from turnwise.sqlalchemy.driver_connections import driver_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -145,7 +146,7 @@ def is_open(connection: Connection) -> bool | None:
     """Whether SQLite's driver still has a transaction; ``None`` where nobody knows."""
     if connection.dialect.name != "sqlite" or connection.closed or connection.invalidated:
         return None
-    answer = getattr(connection.connection.driver_connection, "in_transaction", None)
+    answer = getattr(driver_of(connection.connection), "in_transaction", None)
     return answer if isinstance(answer, bool) else None
 
 
@@ -162,7 +163,7 @@ def require_intact(connection: Connection, *, is_new: bool) -> None:
         return
     if layer_of(connection, "guard") is not None:
         return
-    raw = connection.connection.driver_connection
+    raw = driver_of(connection.connection)
     status = getattr(getattr(raw, "info", None), "transaction_status", None)
     cause = None
     if connection.dialect.driver == "asyncpg" and not is_new:
@@ -185,7 +186,7 @@ def _commits_itself(connection: Connection) -> bool:
         return True
     dialect: Any = connection.dialect
     if dialect.name == "sqlite":
-        raw = connection.connection.driver_connection
+        raw = driver_of(connection.connection)
         if getattr(raw, "autocommit", None) is True:
             return True
         if getattr(raw, "isolation_level", "") is not None or is_open(connection):

@@ -75,8 +75,7 @@ class Handle:
         self.is_poisoned = False
         self.is_doubtful = False
         """Errors can come that the guard does not see."""
-        self.has_read = False
-        self.has_written = False
+        self.has_read = self.has_written = False
         self.wants_to_write = False
         self.is_used = False
         """Whether there is anything to forget."""
@@ -224,7 +223,9 @@ class Guard:
         """SQLite's journal mode, where it decides what an error means."""
         return None
 
-    def has_ended(self, error: BaseException, observation: Observation, connection: Any) -> bool:
+    def has_ended(
+        self, error: BaseException, observation: Observation, connection: Any, statement: str | None
+    ) -> bool:
         """Whether the database has ended the transaction with this error."""
         return False
 
@@ -337,7 +338,7 @@ class Guard:
         self._trouble(handle)
         if is_exit_exception(error):  # SQLAlchemy discards the connection.
             self._ended(connection)
-        elif self.has_ended(error, observation, connection):
+        elif self.has_ended(error, observation, connection, statement):
             self._poison(connection)
 
     def _observe(

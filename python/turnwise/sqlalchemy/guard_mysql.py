@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from turnwise import drivers
 from turnwise.classification import classify, observe
+from turnwise.sqlalchemy import words
+from turnwise.sqlalchemy.driver_connections import driver_of
 from turnwise.sqlalchemy.guard import Guard
 
 if TYPE_CHECKING:
@@ -22,6 +24,17 @@ _OF_STATEMENTS = frozenset({"01", "02", "07", "0A", "21", "22", "23", "42", "44"
 
 The others may come from the storage engine, which can undo a transaction and say that it is open
 (MariaDB 11.8: 1030 of a bulk insert).
+"""
+_KEEPS_ROWS = frozenset(
+    (
+        *("ALTER", "ANALYZE", "CREATE", "DROP", "FLUSH", "GRANT", "LOCK", "OPTIMIZE", "RENAME"),
+        *("REVOKE", "TRUNCATE", "UNLOCK"),
+        *("KILL", "SET", "SHOW", "USE"),
+    )
+)
+"""Statements that roll nothing back: the first commit what was written before, even if they fail.
+
+`try: DROP TABLE … except: pass` of a migration goes on with a new transaction.
 """
 
 _LAST_SQLSTATE = (
@@ -39,16 +52,23 @@ class MysqlGuard(Guard):
         """The server, whatever the URL calls it."""
         return "mariadb" if getattr(self.dialect, "is_mariadb", False) else "mysql"
 
-    def has_ended(self, error: BaseException, observation: Observation, connection: Any) -> bool:
+    def has_ended(
+        self, error: BaseException, observation: Observation, connection: Any, statement: str | None
+    ) -> bool:
         """Ask the table; where it cannot know, ask the server, before anything is poisoned."""
         if self._is_autocommit(connection):
             return False
         reading = drivers.read(error)
         verdict = classify(error, overrides=self.settings.overrides)
-        is_unlisted = verdict.class_ == "unlisted" and reading is not None
+        # Without a code it is the driver's own: the server has seen nothing.
+        is_unlisted = (
+            verdict.class_ == "unlisted" and reading is not None and reading.code is not None
+        )
         is_timeout = reading is not None and reading.code == _LOCK_WAIT_TIMEOUT
         if not (is_unlisted or is_timeout):
             return verdict.fate == "rolled_back"
+        if is_unlisted and words.first_word(statement or "") in _KEEPS_ROWS:
+            return False
         sqlstate = reading.sqlstate if reading is not None else None
         if is_unlisted and sqlstate is None:
             sqlstate = self._first(connection, *_LAST_SQLSTATE)
@@ -69,7 +89,7 @@ class MysqlGuard(Guard):
             answer = self._first(connection, "SELECT @@in_transaction")
             return None if answer is None else bool(answer)
         self._first(connection, "DO 0")
-        driver = connection.driver_connection
+        driver = driver_of(connection)
         status = getattr(driver, "server_status", None)
         if isinstance(status, int):
             return bool(status & _IN_TRANSACTION)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from turnwise import drivers
 from turnwise.errors import RolledBackError
 from turnwise.sqlalchemy import words
+from turnwise.sqlalchemy.driver_connections import driver_of
 from turnwise.sqlalchemy.guard import Guard, Handle, described
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def _of_psycopg2(connection: Any) -> int:
 
 
 def _of_psycopg(connection: Any) -> int:
-    status: int = connection.driver_connection.pgconn.transaction_status
+    status: int = driver_of(connection).pgconn.transaction_status
     return status
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from turnwise.sqlalchemy.driver_connections import driver_of
 from turnwise.sqlalchemy.guard import Guard
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class SqliteGuard(Guard):
         the application, or turnwise, begins transactions itself.
         """
         if self.troubled and self._is_poisoned(connection):
-            driver = connection.driver_connection
+            driver = driver_of(connection)
             if getattr(driver, "autocommit", None) is False and not driver.in_transaction:
                 # Python 3.12: with nothing to roll back the driver fails, and begins no more.
                 driver.execute("BEGIN")
@@ -81,6 +82,8 @@ class SqliteGuard(Guard):
         finally:
             cursor.close()
 
-    def has_ended(self, error: BaseException, observation: Observation, connection: Any) -> bool:
+    def has_ended(
+        self, error: BaseException, observation: Observation, connection: Any, statement: str | None
+    ) -> bool:
         """Whether a transaction that was open is open no more."""
         return bool(observation.was_in_transaction) and observation.in_transaction is False

@@ -130,5 +130,5 @@ def _uninstall(engine: Engine) -> None:
     interception.remove(dialect, "sorting")
     turns = interception.layer_of(dialect, "sqlite_turns")
     if turns is not None:
+        turns.detach()  # Statements that run meanwhile find the driver's own busy timeout.
         interception.remove(dialect, "sqlite_turns")
-        turns.detach()

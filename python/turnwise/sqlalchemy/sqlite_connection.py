@@ -27,6 +27,7 @@ from turnwise._locking import (
 from turnwise._process import running_task
 from turnwise._statements import Kind, is_refused_in_transactions, kind_of, value_of
 from turnwise.errors import LockTimeoutError, TurnReenteredError
+from turnwise.sqlalchemy.sqlite_files import is_alone
 from turnwise.sqlalchemy.waiting import place
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class FileConnection:
         self.unread = True
         """Whether the transaction has read nothing yet, so that waiting helps it."""
         self._owes_begin = False
-        self._keeps_open = False
+        self._keeps_open = self.is_busy = self.has_left = False
         self._alone = alone
         self._claim: _Claim | None = None
         self._refusal: LockTimeoutError | None = None
@@ -164,8 +165,8 @@ class FileConnection:
     def ended(self) -> None:
         """COMMIT or ROLLBACK has succeeded."""
         self._owes_begin = False
+        self.unread = True
         if self._keeps_open:
-            self.unread = True
             self.give_back()
         else:
             self.settle()
@@ -184,6 +185,18 @@ class FileConnection:
         if turn is not None:
             self.file.left(self)
             turn.release()
+
+    def leave(self) -> None:
+        """Take no turn any more, and leave the driver's connection as it was."""
+        self.has_left = True
+        self.give_back()
+        if not self.is_busy:  # Else its user does: two threads would block each other.
+            self.restore()
+
+    def restore(self) -> None:
+        """Give the driver's connection its own busy timeout again."""
+        with contextlib.suppress(sqlite3.Error):  # It is closed, or only for another thread.
+            sqlite3.Cursor(self.raw).execute(f"PRAGMA busy_timeout = {self.driver_timeout}")
 
     def disclaim(self) -> bool:
         """Let this thread wait for our turn, if the work that took it was another."""
@@ -340,6 +353,8 @@ class FileConnection:
         if is_thread:
             self._claim = _Claim()
             _claims.set((*(claim for claim in _claims.get() if not claim.ended), self._claim))
+        if self.has_left:  # While it waited.
+            self.give_back()
 
     def _changes_journal(self, sql: str) -> bool:
         with contextlib.suppress(sqlite3.Error):
@@ -347,8 +362,9 @@ class FileConnection:
         return True
 
     def _set_busy_timeout(self, milliseconds: int) -> None:
-        # An authorizer may forbid it.
-        with contextlib.suppress(sqlite3.Error):
+        if self.has_left:
+            return
+        with contextlib.suppress(sqlite3.Error):  # An authorizer may forbid it.
             self.waiting.run(f"PRAGMA busy_timeout = {milliseconds}")
 
     def _look_around(self, kind: Kind) -> None:
@@ -361,11 +377,6 @@ class FileConnection:
                 self.driver_timeout = int(self.waiting.run("PRAGMA busy_timeout")[0][0])
                 self.timeout = self.driver_timeout / 1000
                 self._set_busy_timeout(0)
-
-
-def is_alone(databases: list[Any]) -> bool:
-    """Whether no database is attached: the first is the file, the second what is temporary."""
-    return all(number < 2 for number, *_ in databases)
 
 
 def _with_rows(run: Callable[..., Any]) -> Callable[..., Any]:

@@ -7,7 +7,7 @@ import sqlite3
 import time
 import weakref
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from turnwise import events
 from turnwise._locking import BUSY, FIRST_PAUSE, LONGEST_PAUSE, error_code, extended_code
@@ -135,3 +135,8 @@ def file_at(path: str) -> File:
     if file is None:
         file = _files.setdefault(path, File(path))
     return file
+
+
+def is_alone(databases: list[Any]) -> bool:
+    """Whether no database is attached: the first is the file, the second what is temporary."""
+    return all(number < 2 for number, *_ in databases)

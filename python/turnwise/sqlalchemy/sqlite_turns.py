@@ -11,9 +11,12 @@ import sqlite3
 import weakref
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from sqlalchemy.pool.base import _AdhocProxiedConnection  # For SQLAlchemy's own first questions.
+
 from turnwise.errors import InvalidSettingError, LockTimeoutError
-from turnwise.sqlalchemy.sqlite_connection import FileConnection, is_alone
-from turnwise.sqlalchemy.sqlite_files import FileStats, file_at
+from turnwise.sqlalchemy.driver_connections import driver_of
+from turnwise.sqlalchemy.sqlite_connection import FileConnection
+from turnwise.sqlalchemy.sqlite_files import FileStats, file_at, is_alone
 from turnwise.sqlalchemy.waiting import Blocking, Suspending
 
 if TYPE_CHECKING:
@@ -73,7 +76,7 @@ class SQLiteTurns:
         self._timeout = timeout
         self._is_async = engine.dialect.is_async
         self._takes_turns = engine.dialect.driver in _DRIVERS and _has_writers(engine.url)
-        self._keeps_connections = self._had_events = False
+        self._keeps_connections = self._had_events = self._is_detached = False
         self._connections: weakref.WeakSet[FileConnection] = weakref.WeakSet()
         self._left_alone: weakref.WeakSet[LeftAlone] = weakref.WeakSet()
 
@@ -89,6 +92,7 @@ class SQLiteTurns:
         """Leave the engine's connections as they were."""
         from sqlalchemy import event
 
+        self._is_detached = True  # Before the list is read that others add to.
         engine = self._engine()
         if engine is not None and event.contains(engine, "close", self._closing):
             event.remove(engine, "close", self._closing)
@@ -99,12 +103,8 @@ class SQLiteTurns:
                 if not self._had_events and not _listens(engine.dialect):
                     vars(engine.dialect).pop("_has_events", None)
         for known in list(self._connections):
+            known.leave()
             known.info.pop(_KEY, None)
-            known.give_back()
-            try:
-                sqlite3.Cursor(known.raw).execute(f"PRAGMA busy_timeout = {known.driver_timeout}")
-            except sqlite3.Error:
-                pass  # It is closed, or another thread's, which alone may use it.
         self._connections.clear()
         for other in list(self._left_alone):
             other.info.pop(_KEY, None)
@@ -116,10 +116,7 @@ class SQLiteTurns:
 
     def do_begin(self, proceed: Callable[..., Any], connection: Any) -> Any:
         """Remember that the next statement begins a transaction."""
-        info = _info_of(connection)
-        known: FileConnection | LeftAlone | None = info.get(_KEY)
-        if known is None:
-            known = info[_KEY] = self._prepare(connection) or self._leave_alone(info)
+        known = self._meet(connection)
         if known:
             known.begin()
         return proceed(connection)
@@ -155,7 +152,7 @@ class SQLiteTurns:
         context: Any = None,
     ) -> Any:
         """Run a statement behind the turn that it needs."""
-        known = _known(context)
+        known = self._known(context)
         if not known:
             return proceed(cursor, statement, parameters, context)
         arguments = (cursor, statement, parameters, context)
@@ -170,7 +167,7 @@ class SQLiteTurns:
         context: Any = None,
     ) -> Any:
         """Run a statement for many rows behind one turn."""
-        known = _known(context)
+        known = self._known(context)
         if not known:
             return proceed(cursor, statement, parameters, context)
         arguments = (cursor, statement, parameters, context)
@@ -180,7 +177,7 @@ class SQLiteTurns:
         self, proceed: Callable[..., Any], cursor: Any, statement: str, context: Any = None
     ) -> Any:
         """Run a statement without parameters behind the turn that it needs."""
-        known = _known(context)
+        known = self._known(context)
         if not known:
             return proceed(cursor, statement, context)
         return self._execute(known, proceed, (cursor, statement, context))
@@ -195,11 +192,16 @@ class SQLiteTurns:
     ) -> Any:
         how = arguments[-1].execution_options.get(OPTION)
         how = self._begin if how is None else _checked(how)
+        known.is_busy = True
         try:
             return known.execute(proceed, arguments, how, many=many)
         except LockTimeoutError:
             self._keep_connections()
             raise
+        finally:
+            known.is_busy = False
+            if known.has_left:
+                known.restore()
 
     def _keep_connections(self) -> None:
         """Listen to errors, from the first on that SQLAlchemy would close a connection for."""
@@ -211,13 +213,40 @@ class SQLiteTurns:
             self._had_events = engine.dialect._has_events  # noqa: SLF001 - listening sets it
             event.listen(engine, "handle_error", _keep_connection)
 
+    def _known(self, context: Any) -> FileConnection | LeftAlone | None:
+        """What is known of a statement's connection, from the first one on.
+
+        SQLAlchemy calls the application's "begin" listeners before the dialect's own BEGIN.
+        """
+        if context is None:
+            return None
+        connection = context.root_connection.connection
+        known: FileConnection | LeftAlone | None = _info_of(connection).get(_KEY)
+        if known is None and not isinstance(connection, _AdhocProxiedConnection):
+            raw, _ = _driver_parts(connection, is_async=self._is_async)
+            if not getattr(raw, "in_transaction", True):
+                known = self._meet(connection)
+        return known
+
+    def _meet(self, connection: Any) -> FileConnection | LeftAlone:
+        info = _info_of(connection)
+        known: FileConnection | LeftAlone | None = info.get(_KEY)
+        if known is None:
+            prepared = None if self._is_detached else self._prepare(connection)
+            known = info[_KEY] = prepared or self._leave_alone(info)
+            if self._is_detached:
+                info.pop(_KEY, None)
+        return known
+
     def _prepare(self, connection: Any) -> FileConnection | None:
         """Get to know a connection, once; none to a database that nobody else writes."""
         if not self._takes_turns or _shares_connections(connection):
             return None
         raw, waiting = _driver_parts(connection, is_async=self._is_async)
         # A connection of `turnwise.sqlite3` takes turns by itself.
-        if getattr(raw, "_turns", None) is not None:
+        if getattr(raw, "_turns", None) is not None or not issubclass(
+            type(raw), sqlite3.Connection
+        ):
             return None
         own = None
         try:
@@ -228,7 +257,8 @@ class SQLiteTurns:
             own = int(waiting.run("PRAGMA busy_timeout")[0][0])
             waiting.run("PRAGMA busy_timeout = 0")
             file = file_at(path)
-            file.use_wal(waiting)
+            if not raw.in_transaction:
+                file.use_wal(waiting)
         except sqlite3.Error:
             # No database, or an authorizer: the statement says so itself.
             return None
@@ -242,6 +272,9 @@ class SQLiteTurns:
             alone=is_alone(databases),
         )
         self._connections.add(known)
+        if self._is_detached:
+            known.leave()
+            return None
         return known
 
     def _leave_alone(self, info: dict[str, Any]) -> LeftAlone:
@@ -268,10 +301,6 @@ class SQLiteTurns:
             self._closing(dbapi_connection, record)
 
 
-def _known(context: Any) -> FileConnection | LeftAlone | None:
-    return None if context is None else _known_of(context.root_connection.connection)
-
-
 def _known_of(connection: Any) -> FileConnection | LeftAlone | None:
     """What is known of a pool's connection."""
     known: FileConnection | LeftAlone | None = _info_of(connection).get(_KEY)
@@ -282,7 +311,7 @@ def _info_of(connection: Any) -> dict[str, Any]:
     try:
         info: dict[str, Any] = connection.info
     except NotImplementedError:
-        return {}  # The connection that SQLAlchemy finds out about a new database with.
+        return {}  # An `_AdhocProxiedConnection`.
     return info
 
 
@@ -305,9 +334,12 @@ def _listens(dialect: Dialect) -> bool:
 
 
 def _driver_parts(connection: Any, *, is_async: bool) -> tuple[sqlite3.Connection, Waiting]:
-    driver = connection.driver_connection
+    driver = driver_of(connection)
     if is_async:
         return driver._conn, Suspending(driver)  # noqa: SLF001 - for what is read without a wait
+    # A tracer's proxy claims to be of the class that it wraps, and `sqlite3` does not take it.
+    while not issubclass(type(driver), sqlite3.Connection) and hasattr(driver, "__wrapped__"):
+        driver = driver.__wrapped__
     return driver, Blocking(driver)
 
 

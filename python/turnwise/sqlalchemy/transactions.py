@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session, scoped_session
 from sqlalchemy.util import greenlet_spawn
 
 from turnwise import errors
+from turnwise.sqlalchemy import driver_connections
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -120,7 +121,7 @@ def hold_write_lock(connection: Connection, table: FromClause) -> None:
 
 
 def _is_open(connection: Connection) -> bool:
-    is_open: bool = connection.connection.driver_connection.in_transaction  # type: ignore[union-attr]
+    is_open: bool = driver_connections.driver_of(connection.connection).in_transaction
     return is_open
 
 
