@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-from contextvars import copy_context
 from copy import deepcopy
 from typing import TYPE_CHECKING, overload
 
@@ -26,6 +25,7 @@ from turnwise.errors import (
     TransactionNotOwnedError,
     UnsupportedUnitError,
 )
+from turnwise.sqlalchemy import sessions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -177,7 +177,7 @@ class _Transaction(Unit):
             if ask is None:
                 raise
             try:
-                answer = copy_context().run(ask)
+                answer, _ = sessions.apart(ask)
             except Exception as failure:  # noqa: BLE001 - whatever it was, nobody knows
                 raise _unknown(f"verify failed: {type(failure).__name__}") from error
             if not answer:
@@ -205,9 +205,9 @@ class _Transaction(Unit):
             if ask is None:
                 raise
             try:
-                answer = copy_context().run(ask)
+                answer, context = sessions.apart(ask)
                 if inspect.iscoroutine(answer):
-                    answer = await asyncio.create_task(answer)
+                    answer = await context.run(asyncio.create_task, answer)
             except Exception as failure:  # noqa: BLE001 - whatever it was, nobody knows
                 raise _unknown(f"verify failed: {type(failure).__name__}") from error
             if not answer:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 from turnwise import errors
 from turnwise.attempts import add_note, plan
 from turnwise.classification import classify
-from turnwise.sqlalchemy import brought
+from turnwise.sqlalchemy import brought, sessions
 from turnwise.sqlalchemy.lock_keys import BY_PRIMARY_KEY, sorted_by
 from turnwise.sqlalchemy.mapped_items import check
 from turnwise.units import run
@@ -255,6 +255,8 @@ class _Work(Generic[T]):
             rest.update(self._source)
         report, current = self.report, dict(self._current or ())
         rest.update(current)
+        # What fn has committed by itself may be any of the items.
+        self._is_committing |= sessions.committed_at() > self._began_ns > 0
         if self._is_committing:
             report.in_doubt = list(current.values())
         settled = {failure.index for failure in report.failures}
@@ -324,13 +326,19 @@ class _Work(Generic[T]):
 
     def failed(self, error: Exception) -> None:
         """Blame the item, or split the batch; raise what no item is to blame for."""
-        brought.put_back(self._began_ns)
+        obstacle = brought.put_back(self._began_ns)
         current = self._current or []
         verdict = classify(error, overrides=self._overrides)
         if self._is_committing and not _is_settled(verdict):
             raise error
+        if sessions.committed_at() > self._began_ns:
+            add_note(error, "turnwise: fn has committed; items of its batch may be in the database")
+            raise error
         self._is_committing = isinstance(error, errors.CommitOutcomeUnknownError)
         if verdict.retry != "none" or verdict.class_ not in _OF_THE_ITEM:
+            raise error
+        if obstacle is not None:
+            add_note(error, f"turnwise: its batch is not run again: {obstacle}")
             raise error
         if len(current) == 1:
             ((index, item),) = current

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session, make_transient
 from sqlalchemy.orm.attributes import instance_state
 
 from turnwise._process import running_task
-from turnwise.sqlalchemy.restoring import Kept
+from turnwise.sqlalchemy.restoring import Kept, NotRestoredError
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import InstanceState
@@ -63,8 +63,12 @@ def _look(session: Session, instance: object) -> None:
     _here.states.add(state)
 
 
-def put_back(mark: int) -> None:
-    """Have the objects that this thread or task has brought in since ``mark`` be as before."""
+def put_back(mark: int) -> str | None:
+    """Have the objects that this thread or task has brought in since ``mark`` be as before.
+
+    Why that is not possible; ``None``: it is done.
+    """
+    obstacle = None
     task = running_task()
     for state in list(_here.states):
         known = vars(state).get(_BEFORE, [])
@@ -83,7 +87,11 @@ def put_back(mark: int) -> None:
         elif before.kept.key is not None or is_free:
             if before.kept.key is None:
                 make_transient(instance)
-            before.kept.put_back(instance)
+            try:
+                before.kept.put_back(instance)
+            except NotRestoredError as reason:
+                obstacle = str(reason)
+    return obstacle
 
 
 __all__ = ["put_back", "watch"]

@@ -106,6 +106,14 @@ class Claiming(Generic[T]):
             ) from error
         return verdict
 
+    def check_locked(self, transaction: object, session: Session) -> None:
+        """Raise if the rows that were not handed out yet may be another's by now."""
+        if session.get_transaction() is not transaction:
+            raise errors.UnsupportedUnitError(
+                f"the transaction that locks the claimed rows of {self._name} was ended in the "
+                "loop: claim commits it; or give limit=1"
+            )
+
     def committed(self) -> None:
         """Begin to count anew."""
         if self._attempts is not None:
@@ -164,8 +172,11 @@ class SyncClaiming(Claiming[T]):
                 rows = self.locked(session)
                 if not rows:
                     return
+                transaction = session.get_transaction()
                 try:
-                    yield from rows
+                    for row in rows:
+                        self.check_locked(transaction, session)
+                        yield row
                 except GeneratorExit:
                     if self.left(rows):
                         self._commit(session)
@@ -230,8 +241,10 @@ class AsyncClaiming(Claiming[T]):
                 rows = await session.run_sync(self.locked)
                 if not rows:
                     return
+                transaction = session.sync_session.get_transaction()
                 try:
                     for row in rows:
+                        self.check_locked(transaction, session.sync_session)
                         yield row
                 except GeneratorExit:
                     if self.left(rows):
