@@ -231,6 +231,7 @@ class _Work(Generic[T]):
         self._at: int | None = None  # The item that fn has; None: the flush, or COMMIT.
         self._is_committing = False
         self._began_ns = 0
+        self._transaction: object = None
         self._shown = 0
         self._total: int | None = None
         if isinstance(items, Iterator):
@@ -293,13 +294,24 @@ class _Work(Generic[T]):
         self.report.attempts += 1
         self._is_committing = False
         self._began_ns = time.monotonic_ns()
+        self._transaction = None
         return current
+
+    def _check_transaction(self, session: Session) -> None:
+        """Raise if fn has ended the transaction that holds the items before this one."""
+        was, self._transaction = self._transaction, session.get_transaction()
+        if was is not None and self._transaction is not was:
+            raise errors.UnsupportedUnitError(
+                "fn has committed or rolled back the transaction of its batch: use a savepoint "
+                "(session.begin_nested()), or batch_size=1"
+            )
 
     def unit(self, session: Any) -> None:
         """Run the batch, up to COMMIT."""
         for index, item in self._begin():
             self._at = index
             self._fn(session, item)
+            self._check_transaction(session)
         self._at = None
         session.flush()
         self._is_committing = True
@@ -309,6 +321,7 @@ class _Work(Generic[T]):
         for index, item in self._begin():
             self._at = index
             await self._fn(session, item)
+            self._check_transaction(session.sync_session)
         self._at = None
         await session.flush()
         self._is_committing = True
