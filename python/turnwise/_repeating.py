@@ -191,7 +191,8 @@ def attempt({parameters}):
 _ASYNCHRONOUS = """
 async def attempt({parameters}):
     _turnwise_mark = _turnwise_clock()
-    _turnwise_above = _turnwise_enter()
+    _turnwise_above = _turnwise_family()
+    _turnwise_join([_turnwise_above, 0])
     try:
         try:
             return await _turnwise_function({call})
@@ -202,7 +203,7 @@ async def attempt({parameters}):
             await _turnwise_loop.aroll_back(_turnwise_error)
         return await _turnwise_loop.arepeat(_turnwise_function)
     finally:
-        _turnwise_leave(_turnwise_above)
+        _turnwise_join(_turnwise_above)
 """
 _MARK = "_turnwise_mark"
 
@@ -221,9 +222,9 @@ def wrapped(
     scope: dict[str, Any] = {
         "__name__": __name__,
         "_turnwise_clock": time.monotonic_ns if _is_watched() else watching,
-        "_turnwise_enter": sessions.enter,
+        "_turnwise_family": sessions.family.get,
         "_turnwise_function": function,
-        "_turnwise_leave": sessions.leave,
+        "_turnwise_join": sessions.family.set,
         "_turnwise_start": functools.partial(_Loop, unit, name),
     }
     code = getattr(function, "__code__", None) if isinstance(function, FunctionType) else None

@@ -64,14 +64,6 @@ class _Here(threading.local):
         self.committed = 0
 
 
-class Family:
-    """A unit of asyncio; the tasks and threads that it starts inherit its context."""
-
-    def __init__(self, above: Family | None) -> None:
-        self.above = above
-        self.committed = 0
-
-
 class _Watch:
     """Since when transactions are stamped: ``time.monotonic_ns()``, or ``None``."""
 
@@ -82,7 +74,9 @@ _here = _Here()
 # A task begins with a copy of its parent's context, so what its parent commits is not its own;
 # greenlets of SQLAlchemy share the context of their task.
 _committed: ContextVar[int] = ContextVar("turnwise_committed", default=0)
-_family: ContextVar[Family | None] = ContextVar("turnwise_family", default=None)
+# Of the unit of asyncio that runs: the family of the one around it, and when a session last
+# committed in it, its tasks and their threads, which inherit the context. A list costs less.
+family: ContextVar[list[Any] | None] = ContextVar("turnwise_family", default=None)
 
 
 def watch() -> bool:
@@ -134,9 +128,9 @@ def _note_commit() -> None:
     now = time.monotonic_ns()
     _committed.set(now)
     _here.committed = now
-    family = _family.get()
-    while family is not None:
-        family.committed, family = now, family.above
+    mine = family.get()
+    while mine is not None:
+        mine[1], mine = now, mine[0]
 
 
 def _reset(dbapi_connection: object, record: object, state: PoolResetState) -> None:
@@ -159,18 +153,6 @@ def _end_leftover(dbapi_connection: object) -> None:
         dbapi_connection.rollback()  # type: ignore[attr-defined]
 
 
-def enter() -> Family | None:
-    """Begin a unit of asyncio. What is returned is for ``leave``."""
-    above = _family.get()
-    _family.set(Family(above))
-    return above
-
-
-def leave(above: Family | None) -> None:
-    """End it."""
-    _family.set(above)
-
-
 def committed_at(*, anywhere: bool = False) -> int:
     """When a session of this thread or task, or below it, last committed; 0 for never.
 
@@ -179,17 +161,17 @@ def committed_at(*, anywhere: bool = False) -> int:
     last = _committed.get()
     if running_task() is None:
         last = max(last, _here.committed)  # Also of an event loop that ran in this thread.
-    family = _family.get()
-    while family is not None:
-        last = max(last, family.committed)
-        family = family.above if anywhere else None
+    mine = family.get()
+    while mine is not None:
+        last = max(last, mine[1])
+        mine = mine[0] if anywhere else None
     return last
 
 
 def apart(function: Callable[[], R]) -> tuple[R, Context]:
     """Call a function whose commits are not those of the unit; and the context that it had."""
     context, committed = copy_context(), _here.committed
-    context.run(_family.set, None)
+    context.run(family.set, None)
     try:
         return context.run(function), context
     finally:
@@ -246,6 +228,8 @@ def _may_be_half(error: BaseException) -> bool:
 
 
 def _is_several(transaction: SessionTransaction) -> bool:
+    if len(transaction._connections) <= 2:  # noqa: SLF001 - a connection and its engine
+        return False
     return sum(bool(should_commit) for _, _, should_commit, _ in _entries(transaction)) > 1
 
 
@@ -390,7 +374,7 @@ def put_back(mark: int) -> str | None:
     Why that is not possible; ``None``: it is done.
     """
     brought = sys.modules.get("turnwise.sqlalchemy.brought")
-    return None if brought is None else brought.put_back(mark)  # type: ignore[no-any-return]
+    return None if brought is None else brought.put_back(mark)
 
 
 def sleep_in_greenlet(seconds: float) -> bool:
