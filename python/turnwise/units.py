@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from copy import deepcopy
 from typing import TYPE_CHECKING, overload
 
@@ -140,6 +141,8 @@ def run(
     Raises:
         CommitOutcomeUnknownError: COMMIT failed, and nobody could tell whether it took effect.
         TransactionNotOwnedError: ``session_factory`` gave a session with an open transaction.
+        TransactionPoisonedError: The function has swallowed an error of PostgreSQL, which would
+            answer COMMIT with ROLLBACK.
         UnsupportedUnitError: As ``retry_on_deadlock``.
     """
     transaction = _Transaction(plan(settings), session_factory, verify)
@@ -169,6 +172,7 @@ class _Transaction(Unit):
         session, is_done = self._open(), False
         try:
             result = function(session)
+            _require_intact(session)
             is_done = True
             session.commit()
         except BaseException as error:
@@ -197,6 +201,7 @@ class _Transaction(Unit):
         session, is_done = self._open(), False
         try:
             result = await function(session)
+            await _arequire_intact(session)
             is_done = True
             await session.commit()
         except BaseException as error:
@@ -247,6 +252,24 @@ class _Transaction(Unit):
 
 def _unknown(why: str) -> CommitOutcomeUnknownError:
     return CommitOutcomeUnknownError(f"it is unknown whether COMMIT took effect: {why}")
+
+
+def _require_intact(session: Any) -> None:  # noqa: ANN401 - a session of any kind
+    """Refuse a COMMIT that PostgreSQL would answer with ROLLBACK, and drivers with silence."""
+    module = sys.modules.get("sqlalchemy.orm")
+    if module is not None and isinstance(session, module.Session):
+        from turnwise.sqlalchemy.committing import require_intact_session
+
+        require_intact_session(session)
+
+
+async def _arequire_intact(session: Any) -> None:  # noqa: ANN401 - a session of any kind
+    """Do the same in a coroutine."""
+    module = sys.modules.get("sqlalchemy.ext.asyncio")
+    if module is not None and isinstance(session, module.AsyncSession):
+        from turnwise.sqlalchemy.committing import arequire_intact_session
+
+        await arequire_intact_session(session)
 
 
 def _undo(session: Any) -> None:  # noqa: ANN401 - a session of any kind

@@ -342,6 +342,8 @@ class _Work(Generic[T]):
         obstacle = brought.put_back(self._began_ns)
         current = self._current or []
         verdict = classify(error, overrides=self._overrides)
+        if isinstance(error, errors.TransactionPoisonedError):
+            self._is_committing = False
         if self._is_committing and not _is_settled(verdict):
             raise error
         if sessions.committed_at() > self._began_ns:

@@ -17,6 +17,7 @@ from turnwise import errors
 from turnwise.attempts import Attempts, plan
 from turnwise.classification import classify
 from turnwise.sqlalchemy import leases
+from turnwise.sqlalchemy.committing import arequire_intact_session, require_intact_session
 from turnwise.sqlalchemy.skip_locked import locked_rows
 from turnwise.sqlalchemy.transactions import aclose, close
 from turnwise.units import run
@@ -181,6 +182,7 @@ class SyncClaiming(Claiming[T]):
                     if self.left(rows):
                         self._commit(session)
                     raise
+                require_intact_session(session)
                 session.commit()
                 self.committed()
                 continue
@@ -193,6 +195,7 @@ class SyncClaiming(Claiming[T]):
 
     def _commit(self, session: Session) -> None:
         try:
+            require_intact_session(session)
             session.commit()
         except Exception as error:
             self.check_doubt(error)
@@ -250,6 +253,7 @@ class AsyncClaiming(Claiming[T]):
                     if self.left(rows):
                         await self._commit(session)
                     raise
+                await arequire_intact_session(session)
                 await session.commit()
                 self.committed()
                 continue
@@ -262,6 +266,7 @@ class AsyncClaiming(Claiming[T]):
 
     async def _commit(self, session: AsyncSession) -> None:
         try:
+            await arequire_intact_session(session)
             await session.commit()
         except Exception as error:
             self.check_doubt(error)
