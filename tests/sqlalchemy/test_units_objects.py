@@ -19,6 +19,7 @@ from sqlalchemy.orm import (
     scoped_session,
     sessionmaker,
 )
+from sqlalchemy.orm.collections import collection
 
 from turnwise import retry, run
 from units_support import QUICK
@@ -341,3 +342,56 @@ def test_a_mutable_value_is_still_watched(engine):
         topic.tags["count"] = 7
     with Session(engine) as session:
         assert session.get_one(Topic, 2).tags == {"count": 7}
+
+
+class Shelf:
+    """A collection of the application's own, which nobody can put back."""
+
+    def __init__(self):
+        self.books = []
+
+    @collection.appender
+    def append(self, book):
+        self.books.append(book)
+
+    @collection.remover
+    def remove(self, book):
+        self.books.remove(book)
+
+    @collection.iterator
+    def __iter__(self):
+        return iter(self.books)
+
+
+class Library(Base):
+    __tablename__ = "library"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    books = relationship("Book", collection_class=Shelf)
+
+
+class Book(Base):
+    __tablename__ = "book"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    library_id: Mapped[int] = mapped_column(sa.ForeignKey("library.id"))
+
+
+def test_what_cannot_be_put_back_ends_with_the_error_itself(engine):
+    attempts = []
+
+    @retry(on=LostError, **QUICK)
+    def extend(library):
+        with Session(engine) as session:
+            attempts.append(session)
+            session.add(library)
+            library.books.append(Book())
+            session.flush()
+            raise LostError
+
+    library = Library(id=1)
+    library.books.append(Book())
+    with pytest.raises(LostError) as caught:
+        extend(library)
+    assert len(attempts) == 1
+    assert "a collection that was changed" in "".join(caught.value.__notes__)
