@@ -111,6 +111,10 @@ class _Loop:
         if found.foreign is not None:
             self._attempts.give_up(error, verdict, "not_retryable")
             raise not_owned(error, found.foreign) from error.__cause__
+        if found.kept is not None:
+            add_note(error, f"turnwise: not retried: {found.kept}")
+            self._attempts.give_up(error, verdict, "not_retryable")
+            return False
         self._found = found
         pause = self._attempts.after(error, verdict=verdict)
         if pause is None:
@@ -119,19 +123,24 @@ class _Loop:
         self._pause = pause
         return True
 
-    def roll_back(self) -> None:
+    def roll_back(self, error: Exception) -> None:
         """Roll back what the attempt has begun, while its error still keeps that alive."""
         found, self._found = self._found, None
         if found and (found.begun or found.free):
             sessions.roll_back(found)
-        sessions.put_back(self._mark)
+        self._put_back(error)
 
-    async def aroll_back(self) -> None:
+    async def aroll_back(self, error: Exception) -> None:
         """Do the same in a coroutine."""
         found, self._found = self._found, None
         if found and (found.begun or found.free):
             await sessions.aroll_back(found)
-        sessions.put_back(self._mark)
+        self._put_back(error)
+
+    def _put_back(self, error: Exception) -> None:
+        if (why := sessions.put_back(self._mark)) is not None:
+            add_note(error, f"turnwise: not retried: {why}")
+            raise error
 
     def repeat(self, function: Callable[..., Any]) -> Any:  # noqa: ANN401 - the function's own
         """Sleep and try again until it succeeds or is given up."""
@@ -143,7 +152,7 @@ class _Loop:
             except Exception as error:
                 if not self.goes_on(error):
                     raise
-                self.roll_back()
+                self.roll_back(error)
                 continue
             self._attempts.recovered()
             return result
@@ -159,7 +168,7 @@ class _Loop:
             except Exception as error:
                 if not self.goes_on(error):
                     raise
-                await self.aroll_back()
+                await self.aroll_back(error)
                 continue
             self._attempts.recovered()
             return result
@@ -176,20 +185,25 @@ def attempt({parameters}):
         _turnwise_loop = _turnwise_start(_turnwise_mark, ({positional}), {{{named}}})
         if not _turnwise_loop.begins(_turnwise_error):
             raise
-        _turnwise_loop.roll_back()
+        _turnwise_loop.roll_back(_turnwise_error)
     return _turnwise_loop.repeat(_turnwise_function)
 """
 _ASYNCHRONOUS = """
 async def attempt({parameters}):
     _turnwise_mark = _turnwise_clock()
+    _turnwise_above = _turnwise_family()
+    _turnwise_join([_turnwise_above, 0])
     try:
-        return await _turnwise_function({call})
-    except Exception as _turnwise_error:
-        _turnwise_loop = _turnwise_start(_turnwise_mark, ({positional}), {{{named}}})
-        if not _turnwise_loop.begins(_turnwise_error):
-            raise
-        await _turnwise_loop.aroll_back()
-    return await _turnwise_loop.arepeat(_turnwise_function)
+        try:
+            return await _turnwise_function({call})
+        except Exception as _turnwise_error:
+            _turnwise_loop = _turnwise_start(_turnwise_mark, ({positional}), {{{named}}})
+            if not _turnwise_loop.begins(_turnwise_error):
+                raise
+            await _turnwise_loop.aroll_back(_turnwise_error)
+        return await _turnwise_loop.arepeat(_turnwise_function)
+    finally:
+        _turnwise_join(_turnwise_above)
 """
 _MARK = "_turnwise_mark"
 
@@ -208,7 +222,9 @@ def wrapped(
     scope: dict[str, Any] = {
         "__name__": __name__,
         "_turnwise_clock": time.monotonic_ns if _is_watched() else watching,
+        "_turnwise_family": sessions.family.get,
         "_turnwise_function": function,
+        "_turnwise_join": sessions.family.set,
         "_turnwise_start": functools.partial(_Loop, unit, name),
     }
     code = getattr(function, "__code__", None) if isinstance(function, FunctionType) else None
@@ -268,7 +284,7 @@ def _is_watched() -> bool:
 
 def _is_inside_another(frame: FrameType) -> bool:
     """Whether a unit above this one's frame will retry: the last commit is older than it."""
-    committed = sessions.committed_at()
+    committed = sessions.committed_at(anywhere=True)
     return any(
         above is not frame
         and _MARK in above.f_code.co_varnames

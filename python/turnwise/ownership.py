@@ -38,9 +38,9 @@ def survey(
     if module is not None and any(
         isinstance(thing, module.Connection) and thing.in_transaction for thing in things
     ):
-        return sessions.Survey("it was given a connection with an open transaction", [], [])
+        return sessions.Survey("it was given a connection with an open transaction", None, [], [])
     if "sqlalchemy.orm" not in sys.modules:
-        return sessions.Survey(None, [], [])
+        return sessions.Survey(None, None, [], [])
     return sessions.survey(error, mark, things)
 
 

@@ -1,8 +1,8 @@
 """Units of work: functions that are run again as a whole when the database asks for it.
 
 ``retry_on_deadlock`` and ``retry`` decorate a function, ``run`` calls one with a session and
-commits. The wrapper notes the time, some tens of nanoseconds; everything else happens once the
-function has failed.
+commits. The wrapper notes the time, some tens of nanoseconds, and that of a coroutine marks its
+context, less than a microsecond; everything else happens once the function has failed.
 
 The outermost unit retries: one that is called in another lets its errors through, unless a session
 has committed since the other began, which then cannot be run again. Another thread, and another
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from contextvars import copy_context
+import sys
 from copy import deepcopy
 from typing import TYPE_CHECKING, overload
 
@@ -26,6 +26,7 @@ from turnwise.errors import (
     TransactionNotOwnedError,
     UnsupportedUnitError,
 )
+from turnwise.sqlalchemy import sessions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -140,6 +141,8 @@ def run(
     Raises:
         CommitOutcomeUnknownError: COMMIT failed, and nobody could tell whether it took effect.
         TransactionNotOwnedError: ``session_factory`` gave a session with an open transaction.
+        TransactionPoisonedError: The function has swallowed an error of PostgreSQL, which would
+            answer COMMIT with ROLLBACK.
         UnsupportedUnitError: As ``retry_on_deadlock``.
     """
     transaction = _Transaction(plan(settings), session_factory, verify)
@@ -169,6 +172,7 @@ class _Transaction(Unit):
         session, is_done = self._open(), False
         try:
             result = function(session)
+            _require_intact(session)
             is_done = True
             session.commit()
         except BaseException as error:
@@ -177,7 +181,7 @@ class _Transaction(Unit):
             if ask is None:
                 raise
             try:
-                answer = copy_context().run(ask)
+                answer, _ = sessions.apart(ask)
             except Exception as failure:  # noqa: BLE001 - whatever it was, nobody knows
                 raise _unknown(f"verify failed: {type(failure).__name__}") from error
             if not answer:
@@ -197,6 +201,7 @@ class _Transaction(Unit):
         session, is_done = self._open(), False
         try:
             result = await function(session)
+            await _arequire_intact(session)
             is_done = True
             await session.commit()
         except BaseException as error:
@@ -205,9 +210,9 @@ class _Transaction(Unit):
             if ask is None:
                 raise
             try:
-                answer = copy_context().run(ask)
+                answer, context = sessions.apart(ask)
                 if inspect.iscoroutine(answer):
-                    answer = await asyncio.create_task(answer)
+                    answer = await context.run(asyncio.create_task, answer)
             except Exception as failure:  # noqa: BLE001 - whatever it was, nobody knows
                 raise _unknown(f"verify failed: {type(failure).__name__}") from error
             if not answer:
@@ -247,6 +252,24 @@ class _Transaction(Unit):
 
 def _unknown(why: str) -> CommitOutcomeUnknownError:
     return CommitOutcomeUnknownError(f"it is unknown whether COMMIT took effect: {why}")
+
+
+def _require_intact(session: Any) -> None:  # noqa: ANN401 - a session of any kind
+    """Refuse a COMMIT that PostgreSQL would answer with ROLLBACK, and drivers with silence."""
+    module = sys.modules.get("sqlalchemy.orm")
+    if module is not None and isinstance(session, module.Session):
+        from turnwise.sqlalchemy.committing import require_intact_session
+
+        require_intact_session(session)
+
+
+async def _arequire_intact(session: Any) -> None:  # noqa: ANN401 - a session of any kind
+    """Do the same in a coroutine."""
+    module = sys.modules.get("sqlalchemy.ext.asyncio")
+    if module is not None and isinstance(session, module.AsyncSession):
+        from turnwise.sqlalchemy.committing import arequire_intact_session
+
+        await arequire_intact_session(session)
 
 
 def _undo(session: Any) -> None:  # noqa: ANN401 - a session of any kind

@@ -193,6 +193,26 @@ def test_a_commit_that_was_refused_is_not_in_doubt(factory):
     impatient.dispose()
 
 
+def test_fn_that_rolls_back_takes_no_other_item_along(factory):
+    add_once(factory, 3)
+
+    def merge(session, number):
+        try:
+            add(session, number)
+            session.flush()
+        except IntegrityError:
+            session.rollback()
+
+    report = batch_commit_with_retry(range(6), merge, session_factory=factory)
+    assert tuple(report) == (6, 0)
+    assert stored(factory) == list(range(6))
+
+
+def add_once(factory, number):
+    with factory() as session, session.begin():
+        add(session, number)
+
+
 def test_objects_of_another_session_are_refused_before_anything_is_done(factory):
     batch_commit_with_retry([1, 2], add, session_factory=factory)
     with factory() as session:

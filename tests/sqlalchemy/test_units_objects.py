@@ -9,6 +9,7 @@ import weakref
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.ext.mutable import MutableDict
 from sqlalchemy.orm import (
     DeclarativeBase,
     Mapped,
@@ -18,6 +19,7 @@ from sqlalchemy.orm import (
     scoped_session,
     sessionmaker,
 )
+from sqlalchemy.orm.collections import collection
 
 from turnwise import retry, run
 from units_support import QUICK
@@ -32,6 +34,7 @@ class Topic(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     title: Mapped[str]
+    tags: Mapped[dict | None] = mapped_column(MutableDict.as_mutable(sa.JSON))
     posts: Mapped[list[Post]] = relationship(back_populates="topic")
 
 
@@ -155,7 +158,7 @@ def by_run(engine, objects):
         if len(failures) == 1:
             with engine.connect() as other:
                 other.exec_driver_sql("PRAGMA busy_timeout = 0")
-                other.exec_driver_sql("INSERT INTO topic VALUES (99, 'never')")
+                other.exec_driver_sql("INSERT INTO topic (id, title) VALUES (99, 'never')")
 
     current, failures = None, {}
     run(save, session_factory=sessionmaker(engine), **QUICK)
@@ -273,3 +276,122 @@ def test_nothing_is_kept_of_an_object_that_is_gone(engine):
     del topic, new
     gc.collect()
     assert [one() for one in gone] == [None, None]
+
+
+@WAYS
+def test_a_value_that_the_database_computes_is_written(engine, save):
+    save(engine, [Topic(title=sa.func.upper("second"))])
+    assert stored(engine) == (["first", "SECOND"], [])
+
+
+def test_a_stored_object_that_the_unit_changes_is_written(engine):
+    failure = Failure(lambda: current)
+
+    @retry(on=LostError, **QUICK)
+    def rename(topic):
+        nonlocal current
+        with Session(engine) as current:
+            current.add(topic)
+            topic.title = "changed"
+            topic.posts.append(Post(text="a"))
+            failure()
+            current.commit()
+
+    current = None
+    rename(detached(engine))
+    assert stored(engine) == (["changed"], ["a"])
+
+
+def test_what_the_unit_does_to_an_object_is_done_once(engine):
+    failure = Failure(lambda: current)
+
+    @retry(on=LostError, **QUICK)
+    def extend(topic):
+        nonlocal current
+        with Session(engine) as current:
+            current.add(topic)
+            topic.title += "+"
+            topic.posts.append(Post(text="a"))
+            topic.tags["count"] += 1
+            failure()
+            current.commit()
+
+    current = None
+    extend(Topic(title="second", tags={"count": 0}))
+    assert stored(engine) == (["first", "second+"], ["a"])
+    with Session(engine) as session:
+        assert session.get_one(Topic, 2).tags == {"count": 1}
+
+
+def test_a_mutable_value_is_still_watched(engine):
+    failure = Failure(lambda: current)
+    topic = Topic(title="second", tags={"count": 0})
+
+    @retry(on=LostError, **QUICK)
+    def save():
+        nonlocal current
+        with Session(engine, expire_on_commit=False) as current:
+            current.add(topic)
+            failure()
+            current.commit()
+
+    current = None
+    save()
+    with Session(engine) as session, session.begin():
+        session.add(topic)
+        topic.tags["count"] = 7
+    with Session(engine) as session:
+        assert session.get_one(Topic, 2).tags == {"count": 7}
+
+
+class Shelf:
+    """A collection of the application's own, which nobody can put back."""
+
+    def __init__(self):
+        self.books = []
+
+    @collection.appender
+    def append(self, book):
+        self.books.append(book)
+
+    @collection.remover
+    def remove(self, book):
+        self.books.remove(book)
+
+    @collection.iterator
+    def __iter__(self):
+        return iter(self.books)
+
+
+class Library(Base):
+    __tablename__ = "library"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    books = relationship("Book", collection_class=Shelf)
+
+
+class Book(Base):
+    __tablename__ = "book"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    library_id: Mapped[int] = mapped_column(sa.ForeignKey("library.id"))
+
+
+def test_what_cannot_be_put_back_ends_with_the_error_itself(engine):
+    attempts = []
+
+    @retry(on=LostError, **QUICK)
+    def extend(library):
+        with Session(engine) as session:
+            attempts.append(session)
+            session.add(library)
+            library.books.append(Book())
+            session.flush()
+            raise LostError
+
+    library = Library(id=1)
+    library.books.append(Book())
+    with pytest.raises(LostError) as caught:
+        extend(library)
+    assert len(attempts) == 1
+    assert "a collection that was changed" in "".join(caught.value.__notes__)

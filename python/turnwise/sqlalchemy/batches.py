@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 from turnwise import errors
 from turnwise.attempts import add_note, plan
 from turnwise.classification import classify
-from turnwise.sqlalchemy import brought
+from turnwise.sqlalchemy import brought, sessions
 from turnwise.sqlalchemy.lock_keys import BY_PRIMARY_KEY, sorted_by
 from turnwise.sqlalchemy.mapped_items import check
 from turnwise.units import run
@@ -231,6 +231,7 @@ class _Work(Generic[T]):
         self._at: int | None = None  # The item that fn has; None: the flush, or COMMIT.
         self._is_committing = False
         self._began_ns = 0
+        self._transaction: object = None
         self._shown = 0
         self._total: int | None = None
         if isinstance(items, Iterator):
@@ -255,6 +256,8 @@ class _Work(Generic[T]):
             rest.update(self._source)
         report, current = self.report, dict(self._current or ())
         rest.update(current)
+        # What fn has committed by itself may be any of the items.
+        self._is_committing |= sessions.committed_at() > self._began_ns > 0
         if self._is_committing:
             report.in_doubt = list(current.values())
         settled = {failure.index for failure in report.failures}
@@ -291,13 +294,24 @@ class _Work(Generic[T]):
         self.report.attempts += 1
         self._is_committing = False
         self._began_ns = time.monotonic_ns()
+        self._transaction = None
         return current
+
+    def _check_transaction(self, session: Session) -> None:
+        """Raise if fn has ended the transaction that holds the items before this one."""
+        was, self._transaction = self._transaction, session.get_transaction()
+        if was is not None and self._transaction is not was:
+            raise errors.UnsupportedUnitError(
+                "fn has committed or rolled back the transaction of its batch: use a savepoint "
+                "(session.begin_nested()), or batch_size=1"
+            )
 
     def unit(self, session: Any) -> None:
         """Run the batch, up to COMMIT."""
         for index, item in self._begin():
             self._at = index
             self._fn(session, item)
+            self._check_transaction(session)
         self._at = None
         session.flush()
         self._is_committing = True
@@ -307,6 +321,7 @@ class _Work(Generic[T]):
         for index, item in self._begin():
             self._at = index
             await self._fn(session, item)
+            self._check_transaction(session.sync_session)
         self._at = None
         await session.flush()
         self._is_committing = True
@@ -324,13 +339,21 @@ class _Work(Generic[T]):
 
     def failed(self, error: Exception) -> None:
         """Blame the item, or split the batch; raise what no item is to blame for."""
-        brought.put_back(self._began_ns)
+        obstacle = brought.put_back(self._began_ns)
         current = self._current or []
         verdict = classify(error, overrides=self._overrides)
+        if isinstance(error, errors.TransactionPoisonedError):
+            self._is_committing = False
         if self._is_committing and not _is_settled(verdict):
+            raise error
+        if sessions.committed_at() > self._began_ns:
+            add_note(error, "turnwise: fn has committed; items of its batch may be in the database")
             raise error
         self._is_committing = isinstance(error, errors.CommitOutcomeUnknownError)
         if verdict.retry != "none" or verdict.class_ not in _OF_THE_ITEM:
+            raise error
+        if obstacle is not None:
+            add_note(error, f"turnwise: its batch is not run again: {obstacle}")
             raise error
         if len(current) == 1:
             ((index, item),) = current

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session, make_transient
 from sqlalchemy.orm.attributes import instance_state
 
 from turnwise._process import running_task
-from turnwise.sqlalchemy.restoring import Kept
+from turnwise.sqlalchemy.restoring import Kept, NotRestoredError
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import InstanceState
@@ -32,12 +32,8 @@ class _Before(NamedTuple):
 
     at_ns: int
     task: int | None
-    held: frozenset[str]
-    """The attributes that a new object held."""
-    committed: dict[str, Any]
-    """What they were before they were changed, from which a flush knows what is new in them."""
     kept: Kept | None
-    """All of a stored one with changes."""
+    """All of it, unless it is stored and has no changes."""
 
 
 class _Here(threading.local):
@@ -57,35 +53,45 @@ def watch() -> None:
 
 def _look(session: Session, instance: object) -> None:
     state = instance_state(instance)
-    if state.key is not None and not state.modified:
-        return
-    kept = Kept(instance) if state.key is not None else None
-    committed = state.committed_state.copy()
-    before = _Before(time.monotonic_ns(), running_task(), frozenset(state.dict), committed, kept)
+    kept = None
+    if state.key is None or state.modified:
+        kept = Kept(instance)
+        kept.let_go()
     known = vars(state).setdefault(_BEFORE, [])
-    known.append(before)
+    known.append(_Before(time.monotonic_ns(), running_task(), kept))
     del known[:-_MOST]
     _here.states.add(state)
 
 
-def put_back(mark: int) -> None:
-    """Have the objects that this thread or task has brought in since ``mark`` be as before."""
+def put_back(mark: int) -> str | None:
+    """Have the objects that this thread or task has brought in since ``mark`` be as before.
+
+    Why that is not possible; ``None``: it is done.
+    """
+    obstacle = None
     task = running_task()
     for state in list(_here.states):
-        known = vars(state).get(_BEFORE, ())
+        known = vars(state).get(_BEFORE, [])
         before = next((one for one in known if one.at_ns > mark and one.task == task), None)
         instance = state.obj()
         if before is None or instance is None:
             continue
-        del vars(state)[_BEFORE]
-        _here.states.discard(state)
-        if before.kept is not None:
-            before.kept.put_back()
-        elif state.session_id is None:
-            make_transient(instance)
-            for name in state.dict.keys() - before.held:
-                del state.dict[name]
-            state.committed_state = before.committed
+        del known[known.index(before) :]
+        if not known:
+            _here.states.discard(state)
+        is_free = state.session_id is None
+        if before.kept is None:
+            if is_free:
+                # What a flush has written passes for stored, so that setting it again does nothing.
+                state._expire(state.dict, set())  # noqa: SLF001 - `Session.expire` wants a session
+        elif before.kept.key is not None or is_free:
+            if before.kept.key is None:
+                make_transient(instance)
+            try:
+                before.kept.put_back(instance)
+            except NotRestoredError as reason:
+                obstacle = str(reason)
+    return obstacle
 
 
 __all__ = ["put_back", "watch"]

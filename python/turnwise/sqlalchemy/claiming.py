@@ -17,6 +17,7 @@ from turnwise import errors
 from turnwise.attempts import Attempts, plan
 from turnwise.classification import classify
 from turnwise.sqlalchemy import leases
+from turnwise.sqlalchemy.committing import arequire_intact_session, require_intact_session
 from turnwise.sqlalchemy.skip_locked import locked_rows
 from turnwise.sqlalchemy.transactions import aclose, close
 from turnwise.units import run
@@ -106,6 +107,14 @@ class Claiming(Generic[T]):
             ) from error
         return verdict
 
+    def check_locked(self, transaction: object, session: Session) -> None:
+        """Raise if the rows that were not handed out yet may be another's by now."""
+        if session.get_transaction() is not transaction:
+            raise errors.UnsupportedUnitError(
+                f"the transaction that locks the claimed rows of {self._name} was ended in the "
+                "loop: claim commits it; or give limit=1"
+            )
+
     def committed(self) -> None:
         """Begin to count anew."""
         if self._attempts is not None:
@@ -164,12 +173,16 @@ class SyncClaiming(Claiming[T]):
                 rows = self.locked(session)
                 if not rows:
                     return
+                transaction = session.get_transaction()
                 try:
-                    yield from rows
+                    for row in rows:
+                        self.check_locked(transaction, session)
+                        yield row
                 except GeneratorExit:
                     if self.left(rows):
                         self._commit(session)
                     raise
+                require_intact_session(session)
                 session.commit()
                 self.committed()
                 continue
@@ -182,6 +195,7 @@ class SyncClaiming(Claiming[T]):
 
     def _commit(self, session: Session) -> None:
         try:
+            require_intact_session(session)
             session.commit()
         except Exception as error:
             self.check_doubt(error)
@@ -230,13 +244,16 @@ class AsyncClaiming(Claiming[T]):
                 rows = await session.run_sync(self.locked)
                 if not rows:
                     return
+                transaction = session.sync_session.get_transaction()
                 try:
                     for row in rows:
+                        self.check_locked(transaction, session.sync_session)
                         yield row
                 except GeneratorExit:
                     if self.left(rows):
                         await self._commit(session)
                     raise
+                await arequire_intact_session(session)
                 await session.commit()
                 self.committed()
                 continue
@@ -249,6 +266,7 @@ class AsyncClaiming(Claiming[T]):
 
     async def _commit(self, session: AsyncSession) -> None:
         try:
+            await arequire_intact_session(session)
             await session.commit()
         except Exception as error:
             self.check_doubt(error)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from sqlalchemy import Connection
+    from sqlalchemy.ext.asyncio import AsyncSession
     from sqlalchemy.orm import Session, SessionTransaction
     from typing_extensions import Self
 
@@ -178,6 +179,19 @@ def require_intact(connection: Connection, *, is_new: bool) -> None:
             "COMMIT was not sent: a statement of this transaction has failed, its error was"
             " swallowed, and the server would roll back; roll back, and do the work again"
         ) from cause
+
+
+def require_intact_session(session: Session) -> None:
+    """Do so for all connections that a session is about to commit. Raises the same."""
+    for connection in connections_of(session.get_transaction()):
+        require_intact(connection, is_new=False)
+
+
+async def arequire_intact_session(session: AsyncSession) -> None:
+    """Do so for an asynchronous session."""
+    connections = connections_of(session.sync_session.get_transaction())
+    if any(connection.dialect.name == "postgresql" for connection in connections):
+        await session.run_sync(require_intact_session)
 
 
 def _commits_itself(connection: Connection) -> bool:

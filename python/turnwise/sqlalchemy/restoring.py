@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import inspect
+from sqlalchemy.ext.mutable import MutableBase
 from sqlalchemy.orm.attributes import flag_dirty, instance_state
 from sqlalchemy.orm.collections import collection_adapter
 from sqlalchemy.sql import ClauseElement
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import InstanceState, Mapper, Session
 
+_SHAPE = "turnwise.shape"
 _FACTS = {
     "_orphaned_outside_of_session",
     "_pending_mutations",  # What was appended to collections that are not loaded.
@@ -44,14 +46,13 @@ class PendingWork:
 
     def __init__(self, session: Session, *, names_only: bool = False) -> None:
         self._session = session
-        shapes = _Shapes()
         self._new = sorted(
-            (Kept(one, shapes) for one in session.new),
+            (Kept(one) for one in session.new),
             key=lambda kept: kept.state.insert_order or 0,
         )
         self._deleted = list(session.deleted)
         self._persistent = [
-            Kept(one, shapes)
+            Kept(one)
             for one in (session.dirty if names_only else session.identity_map.values())
             if not _is_merely_expired(instance_state(one))
         ]
@@ -119,24 +120,24 @@ class PendingWork:
         return {kept.state for kept in self._persistent if kept.modified}
 
 
-class _Shapes(dict[Any, tuple[frozenset[str], frozenset[str]]]):
-    """Of each class: the keys of what is mapped, and of them those of relationships."""
-
-    def __missing__(self, manager: Any) -> tuple[frozenset[str], frozenset[str]]:
+def _shape(manager: Any) -> tuple[int, frozenset[str], frozenset[str]]:
+    """Of a class: how many attributes, the keys of what is mapped, and those of relationships."""
+    shape: tuple[int, frozenset[str], frozenset[str]] | None = manager.info.get(_SHAPE)
+    if shape is None or shape[0] != len(manager):
         mapper = manager.mapper
-        shape = frozenset(mapper.attrs.keys()), frozenset(mapper.relationships.keys())
-        self[manager] = shape
-        return shape
+        keys, relationships = mapper.attrs.keys(), mapper.relationships.keys()
+        shape = manager.info[_SHAPE] = len(manager), frozenset(keys), frozenset(relationships)
+    return shape
 
 
 class Kept:
     """One object as it was."""
 
-    def __init__(self, obj: object, shapes: _Shapes | None = None) -> None:
+    def __init__(self, obj: object) -> None:
         self.obj = obj  # Nobody else may hold on to it.
         self.state = state = instance_state(obj)
         self.key, self.modified = state.key, state.modified
-        self._keys, relationships = (_Shapes() if shapes is None else shapes)[state.manager]
+        _, self._keys, relationships = _shape(state.manager)
         self._values = values = {
             key: value for key, value in state.dict.items() if key in self._keys
         }
@@ -145,11 +146,18 @@ class Kept:
         self._facts = {
             name: _copied(value) for name, value in state.__dict__.items() if name in _FACTS
         }
+        self._mutables = [
+            (value, _content(value)) for value in values.values() if isinstance(value, MutableBase)
+        ]
         self._collections = [
             _Collection(values[key])
             for key in relationships.intersection(values)
             if hasattr(values[key], "_sa_adapter")
         ]
+
+    def let_go(self) -> None:
+        """Refer to the object no more, which may then refer to this."""
+        self.obj = self.state = None  # type: ignore[assignment] # until it is put back
 
     @property
     def name(self) -> str:
@@ -161,12 +169,16 @@ class Kept:
         if not holds:
             raise NotRestoredError(f"{self.name} {otherwise}")
 
-    def put_back(self) -> None:
-        """Make the object's state what it was."""
+    def put_back(self, obj: object = None) -> None:
+        """Make the object's state what it was; ``obj`` if it was let go."""
+        if obj is not None:
+            self.obj, self.state = obj, instance_state(obj)
         state = self.state
         for key in self._keys:
             state.dict.pop(key, None)
         state.dict.update(self._values)
+        for value, content in self._mutables:
+            _put_content(value, content)
         for collection in self._collections:
             self.require(collection.put_back(), "has a collection that was changed meanwhile")
         state.expired_attributes = set(self._expired_attributes)
@@ -226,6 +238,21 @@ def _put_dict(collection: dict[Any, Any], members: list[Any]) -> None:
 
 
 _PLAIN: tuple[tuple[type, Any], ...] = ((list, _put_list), (set, _put_set), (dict, _put_dict))
+
+
+def _content(value: Any) -> Any:
+    """What is in a value of ``sqlalchemy.ext.mutable``: a copy."""
+    kind = next((plain for plain, _ in _PLAIN if isinstance(value, plain)), None)
+    return dict(getattr(value, "__dict__", {})) if kind is None else kind(value)
+
+
+def _put_content(value: Any, content: Any) -> None:
+    """Put it back into the same value, which its owner watches."""
+    for plain, put in _PLAIN:
+        if isinstance(value, plain):
+            put(value, content)
+            return
+    getattr(value, "__dict__", {}).update(content)
 
 
 def _is_same(one: object, other: object) -> bool:

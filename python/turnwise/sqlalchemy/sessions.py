@@ -11,21 +11,27 @@ import sys
 import threading
 import time
 import weakref
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, NamedTuple
+from contextvars import ContextVar, copy_context
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from turnwise._process import frames_above, running_task
 from turnwise.attempts import causes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Iterator
+    from contextvars import Context
+    from types import FrameType
 
     from sqlalchemy import Connection
     from sqlalchemy.orm import Session, SessionTransaction
     from sqlalchemy.pool import PoolResetState
 
+R = TypeVar("R")
+
 _STAMP = "_turnwise_began"
 _ENDED = "_turnwise_ended"
+_SEVERAL = "_turnwise_several"
+_SENDS_COMMIT = {"_commit_impl", "_commit_twophase_impl"}
 
 
 class Began(NamedTuple):
@@ -42,6 +48,8 @@ class Survey(NamedTuple):
 
     foreign: str | None
     """What it has found open, in words; ``None``: all that is open it has begun itself."""
+    kept: str | None
+    """What it has done that no rollback undoes, in words."""
     begun: list[Session]
     """The sessions that it has begun and not ended."""
     free: list[Connection]
@@ -53,6 +61,7 @@ class _Here(threading.local):
 
     def __init__(self) -> None:
         self.transactions: weakref.WeakSet[SessionTransaction] = weakref.WeakSet()
+        self.committed = 0
 
 
 class _Watch:
@@ -62,9 +71,12 @@ class _Watch:
 
 
 _here = _Here()
-# A task begins with a copy of its parent's context, so what a child task commits is not its
-# parent's; greenlets of SQLAlchemy share the context of their task.
+# A task begins with a copy of its parent's context, so what its parent commits is not its own;
+# greenlets of SQLAlchemy share the context of their task.
 _committed: ContextVar[int] = ContextVar("turnwise_committed", default=0)
+# Of the unit of asyncio that runs: the family of the one around it, and when a session last
+# committed in it, its tasks and their threads, which inherit the context. A list costs less.
+family: ContextVar[list[Any] | None] = ContextVar("turnwise_family", default=None)
 
 
 def watch() -> bool:
@@ -83,7 +95,8 @@ def watch() -> bool:
     event.listen(Pool, "reset", _reset)
     event.listen(session_class, "after_transaction_create", _begin)
     event.listen(session_class, "after_transaction_end", _end)
-    event.listen(session_class, "after_commit", _commit)
+    # Before a listener that fails once the database has committed.
+    event.listen(session_class, "after_commit", _commit, insert=True)
     _Watch.since = time.monotonic_ns()
     return True
 
@@ -99,13 +112,25 @@ def _end(session: Session, transaction: SessionTransaction) -> None:
     began = vars(transaction).get(_STAMP)
     if began is not None:
         vars(session)[_ENDED] = (began, time.monotonic_ns())
+        vars(transaction)[_SEVERAL] = _is_several(transaction)
+        if _commits_itself(transaction):
+            _note_commit()
 
 
 def _commit(session: Session) -> None:
     transaction = session.get_transaction()
     # One without a connection has written nothing; a SAVEPOINT is not committed yet.
     if transaction is not None and not session.in_nested_transaction() and _entries(transaction):
-        _committed.set(time.monotonic_ns())
+        _note_commit()
+
+
+def _note_commit() -> None:
+    now = time.monotonic_ns()
+    _committed.set(now)
+    _here.committed = now
+    mine = family.get()
+    while mine is not None:
+        mine[1], mine = now, mine[0]
 
 
 def _reset(dbapi_connection: object, record: object, state: PoolResetState) -> None:
@@ -128,9 +153,29 @@ def _end_leftover(dbapi_connection: object) -> None:
         dbapi_connection.rollback()  # type: ignore[attr-defined]
 
 
-def committed_at() -> int:
-    """When a session of this thread or task last committed; 0 for never."""
-    return _committed.get()
+def committed_at(*, anywhere: bool = False) -> int:
+    """When a session of this thread or task, or below it, last committed; 0 for never.
+
+    ``anywhere``: in one of the units around this one, too.
+    """
+    last = _committed.get()
+    if running_task() is None:
+        last = max(last, _here.committed)  # Also of an event loop that ran in this thread.
+    mine = family.get()
+    while mine is not None:
+        last = max(last, mine[1])
+        mine = mine[0] if anywhere else None
+    return last
+
+
+def apart(function: Callable[[], R]) -> tuple[R, Context]:
+    """Call a function whose commits are not those of the unit; and the context that it had."""
+    context, committed = copy_context(), _here.committed
+    context.run(family.set, None)
+    try:
+        return context.run(function), context
+    finally:
+        _here.committed = committed
 
 
 def survey(error: BaseException, mark: int, arguments: Iterable[object]) -> Survey:
@@ -149,15 +194,54 @@ def survey(error: BaseException, mark: int, arguments: Iterable[object]) -> Surv
     owned: set[int] = set()
     for session in sessions.values():
         if (why := _not_begun_since(session, mark)) is not None:
-            return Survey(why, [], [])
+            return Survey(why, None, [], [])
         if (root := _root(session)) is not None:
             begun.append(session)
             owned |= {id(entry[0]) for entry in _entries(root)}
     free = [one for key, one in connections.items() if key not in owned and not one.closed]
     # One that is no longer active after a failed COMMIT may have held the caller's writes as well.
     if any(connection.get_transaction() is not None for connection in free):
-        return Survey("a connection, given to it or left by it, has an open transaction", [], [])
-    return Survey(None, begun, free)
+        why = "a connection, given to it or left by it, has an open transaction"
+        return Survey(why, None, [], [])
+    kept = None
+    if any(_commits_itself(root) for session in begun if (root := _root(session))):
+        kept = "in AUTOCOMMIT each of its statements was committed by itself"
+    elif _may_be_half(error):
+        kept = "COMMIT has failed in one of several databases, or after a transaction was prepared"
+    return Survey(None, kept, begun, free)
+
+
+def _may_be_half(error: BaseException) -> bool:
+    """Whether COMMIT has failed on one connection, and another may have committed before."""
+    transaction = None
+    for frame in _frames_of(error):
+        me = frame.f_locals.get("self")
+        if frame.f_globals.get("__name__") == "sqlalchemy.orm.session":
+            transaction = me if hasattr(me, "nested") else transaction
+        elif frame.f_code.co_name in _SENDS_COMMIT and transaction is not None:
+            is_several = vars(transaction).get(_SEVERAL)
+            if is_several or (is_several is None and _is_several(transaction)):
+                return True
+            if frame.f_code.co_name == "_commit_twophase_impl":
+                return True
+    return False
+
+
+def _is_several(transaction: SessionTransaction) -> bool:
+    if len(transaction._connections) <= 2:  # noqa: SLF001 - a connection and its engine
+        return False
+    return sum(bool(should_commit) for _, _, should_commit, _ in _entries(transaction)) > 1
+
+
+def _commits_itself(transaction: SessionTransaction) -> bool:
+    """Whether a connection of the transaction is set to AUTOCOMMIT."""
+    for connection, _, _, _ in _entries(transaction):
+        dialect: Any = connection.dialect
+        level = connection.get_execution_options().get("isolation_level")
+        if (level or getattr(dialect, "_on_connect_isolation_level", None)) == "AUTOCOMMIT":
+            # Where a listener begins the transaction this is how the driver is told not to.
+            return not (dialect.name == "sqlite" and connection.dispatch.begin)
+    return False
 
 
 def _begun_since(mark: int) -> list[Session]:
@@ -208,6 +292,13 @@ def _touched(error: BaseException) -> tuple[dict[int, Session], dict[int, Connec
     """The sessions and connections whose methods the errors of a chain have passed through."""
     sessions: dict[int, Session] = {}
     connections: dict[int, Connection] = {}
+    for frame in _frames_of(error):
+        _sort(frame.f_locals.get("self"), sessions, connections)
+    return sessions, connections
+
+
+def _frames_of(error: BaseException) -> Iterator[FrameType]:
+    """The frames of SQLAlchemy's sessions and connections that the errors have passed through."""
     for one in causes(error):
         step = one.__traceback__
         while step is not None:
@@ -216,8 +307,7 @@ def _touched(error: BaseException) -> tuple[dict[int, Session], dict[int, Connec
                 "sqlalchemy.orm.session",
                 "sqlalchemy.engine.base",
             }:
-                _sort(frame.f_locals.get("self"), sessions, connections)
-    return sessions, connections
+                yield frame
 
 
 def _sort(thing: object, sessions: dict[int, Session], connections: dict[int, Connection]) -> None:
@@ -278,11 +368,13 @@ async def aroll_back(survey: Survey) -> None:
     await greenlet_spawn(roll_back, survey)
 
 
-def put_back(mark: int) -> None:
-    """Have the objects that were brought into sessions since ``mark`` be as they were before."""
+def put_back(mark: int) -> str | None:
+    """Have the objects that were brought into sessions since ``mark`` be as they were before.
+
+    Why that is not possible; ``None``: it is done.
+    """
     brought = sys.modules.get("turnwise.sqlalchemy.brought")
-    if brought is not None:
-        brought.put_back(mark)
+    return None if brought is None else brought.put_back(mark)
 
 
 def sleep_in_greenlet(seconds: float) -> bool:
