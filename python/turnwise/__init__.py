@@ -130,6 +130,7 @@ _MODULES = (
     "events",
     "fastapi",
     "flask",
+    "http",
     "sqlalchemy",
     "sqlite3",
     "testing",
@@ -149,6 +150,10 @@ def __getattr__(name: str) -> object:
     except KeyError:
         message = f"module 'turnwise' has no attribute {name!r}"
         raise AttributeError(message, name=name, obj=None) from None
+    if module.startswith("turnwise.sqlalchemy.") and name != "advisory_key":
+        from turnwise.sqlalchemy import require
+
+        require(f"turnwise.{name}")
     value: object = getattr(importlib.import_module(module), attribute)
     globals()[name] = value
     return value

@@ -23,6 +23,7 @@ from turnwise.attempts import add_note, plan
 from turnwise.classification import classify
 from turnwise.errors import (
     CommitOutcomeUnknownError,
+    InvalidSettingError,
     TransactionNotOwnedError,
     UnsupportedUnitError,
 )
@@ -102,6 +103,9 @@ def retry(
     sent, and overloaded servers. ``on`` names more: exception types, or a function that is given
     the error. A commit in doubt is never retried. All else is as there.
     """
+    named = all(isinstance(kind, type) for kind in on) if isinstance(on, tuple) else callable(on)
+    if on is not None and not named:
+        raise TypeError("on is an exception type, a tuple of them, or a function of the error")
     return _decorate(function, Unit(plan(settings), on=on), copy_arguments=copy_arguments)
 
 
@@ -142,6 +146,7 @@ def run(
         TransactionNotOwnedError: ``session_factory`` gave a session with an open transaction.
         UnsupportedUnitError: As ``retry_on_deadlock``.
     """
+    check_factory(session_factory)
     transaction = _Transaction(plan(settings), session_factory, verify)
     name = _name(_checked(function))
     is_async = _is_async(function)
@@ -245,6 +250,21 @@ class _Transaction(Unit):
         return self._verify
 
 
+def check_factory(session_factory: object) -> None:
+    """Refuse a session where a function that makes one is needed."""
+    if not callable(session_factory):
+        raise TypeError(
+            "session_factory is a sessionmaker or another function that makes a session, not "
+            f"{type(session_factory).__name__}"
+        )
+
+
+def check_whole(name: str, value: object, least: int) -> None:
+    """Refuse what is no whole number, or too small."""
+    if not isinstance(value, int) or value < least:
+        raise InvalidSettingError(f"{name} is a whole number from {least}, not {value!r}")
+
+
 def _unknown(why: str) -> CommitOutcomeUnknownError:
     return CommitOutcomeUnknownError(f"it is unknown whether COMMIT took effect: {why}")
 
@@ -291,7 +311,9 @@ def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
         kind = type(function).__name__
         raise UnsupportedUnitError(f"write @{kind} above the decorator of the unit of work")
     if isinstance(function, type) or not callable(function):
-        raise UnsupportedUnitError(f"a unit of work is a function, not {function!r}")
+        raise UnsupportedUnitError(
+            f"a unit of work is a function, not {function!r}; settings have names: max_attempts=3"
+        )
     for code in (function, type(function).__call__):
         if inspect.isgeneratorfunction(code) or inspect.isasyncgenfunction(code):
             raise UnsupportedUnitError(

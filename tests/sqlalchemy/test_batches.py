@@ -253,14 +253,35 @@ def test_settings_are_checked(factory):
         batch_commit_with_retry([1], add, session_factory=factory, atempts=3)
     with pytest.raises(errors.InvalidPolicyError):
         batch_commit_with_retry([1], add, session_factory=factory, max_attempts=0)
-    with pytest.raises(errors.InvalidSettingError):
-        batch_commit_with_retry([1], add, 0, session_factory=factory)
+    for wrong in (0, 2.5, "5"):
+        with pytest.raises(errors.InvalidSettingError, match="batch_size"):
+            batch_commit_with_retry([1], add, wrong, session_factory=factory)
+    for wrong in (None, lambda item: None):
+        with pytest.raises(TypeError, match="fn is"):
+            batch_commit_with_retry([1], wrong, session_factory=factory)
+    with factory() as session, pytest.raises(TypeError, match="session_factory"):
+        batch_commit_with_retry([1], add, session_factory=session)
 
     def generator(session, item):
         yield
 
     with pytest.raises(errors.UnsupportedUnitError, match="generator"):
         batch_commit_with_retry([1], generator, session_factory=factory)
+
+
+def test_no_item_is_to_blame_for_a_session_that_cannot_be_made(factory):
+    made = []
+
+    def failing():
+        if made:
+            raise RuntimeError("no more sessions")
+        made.append(factory())
+        return made[0]
+
+    with pytest.raises(RuntimeError, match="no more") as caught:
+        batch_commit_with_retry([1, 2, 3, 4], add, 2, session_factory=failing)
+    report = BatchReport.of(caught.value)
+    assert (tuple(report), report.remaining) == ((2, 0), [3, 4])
 
 
 def pay(session, number):

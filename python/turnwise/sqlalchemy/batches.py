@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
+from asyncio import CancelledError
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from turnwise.classification import classify
 from turnwise.sqlalchemy import brought
 from turnwise.sqlalchemy.lock_keys import BY_PRIMARY_KEY, sorted_by
 from turnwise.sqlalchemy.mapped_items import check
-from turnwise.units import run
+from turnwise.units import check_factory, check_whole, run
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
@@ -85,6 +86,10 @@ class BatchReport(Generic[T]):
     def of(error: BaseException) -> BatchReport[Any] | None:
         """The report of the run that an error has ended; ``None`` if it has ended none."""
         report: BatchReport[Any] | None = getattr(error, _REPORT, None)
+        above = error.__context__
+        # Where a cancelled task is awaited, Python 3.10 raises another error in place of its own.
+        if report is None and isinstance(error, CancelledError) and above is not None:
+            return BatchReport.of(above)
         return report
 
 
@@ -146,18 +151,34 @@ def batch_commit_with_retry(
     in doubt is among its ``remaining`` items, and nothing is run again that may be committed.
 
     Raises:
+        TypeError: ``fn`` or ``session_factory`` cannot be called so.
         UnsupportedUnitError: ``fn`` is a generator function, the items have no order, or one
             belongs to another session.
         InvalidSettingError: ``batch_size`` is no positive number.
     """
     if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
         raise errors.UnsupportedUnitError("fn is a generator: it would not run by being called")
-    if batch_size < 1:
-        raise errors.InvalidSettingError("batch_size is a whole number from 1")
+    check_whole("batch_size", batch_size, 1)
+    check_factory(session_factory)
+    _check_call(fn)
     work = _Work(items, fn, batch_size, key, progress, plan(settings).overrides)
     if inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(type(fn).__call__):
         return _run_async(work, session_factory, verify, settings)
     return _run_sync(work, session_factory, verify, settings)
+
+
+def _check_call(fn: Callable[..., object]) -> None:
+    """Refuse at once what would fail for every item."""
+    if not callable(fn):
+        raise TypeError(f"fn is a function of a session and an item, not {type(fn).__name__}")
+    try:
+        signature = inspect.signature(fn)
+    except ValueError:
+        return  # Written in C: it is called and seen.
+    try:
+        signature.bind(None, None)
+    except TypeError as error:
+        raise TypeError(f"fn is called as fn(session, item): {error}") from None
 
 
 def _run_sync(
@@ -171,7 +192,7 @@ def _run_sync(
             try:
                 run(
                     work.unit,
-                    session_factory=session_factory,
+                    session_factory=work.opening(session_factory),
                     verify=None if verify is None else work.asking(verify),
                     **settings,
                 )
@@ -194,7 +215,7 @@ async def _run_async(
             try:
                 await run(
                     work.async_unit,
-                    session_factory=session_factory,
+                    session_factory=work.opening(session_factory),
                     verify=None if verify is None else work.asking(verify),
                     **settings,
                 )
@@ -229,6 +250,7 @@ class _Work(Generic[T]):
         self._waiting: deque[Piece[T]] = deque()
         self._current: Piece[T] | None = None
         self._at: int | None = None  # The item that fn has; None: the flush, or COMMIT.
+        self._is_opening = False
         self._is_committing = False
         self._began_ns = 0
         self._shown = 0
@@ -289,9 +311,18 @@ class _Work(Generic[T]):
     def _begin(self) -> Piece[T]:
         current = self._current or []
         self.report.attempts += 1
-        self._is_committing = False
+        self._is_committing = self._is_opening = False
         self._began_ns = time.monotonic_ns()
         return current
+
+    def opening(self, session_factory: Callable[[], Any]) -> Callable[[], Any]:
+        """Make sessions, for whose failure no item is to blame."""
+
+        def opened() -> Any:
+            self._is_opening = True
+            return session_factory()
+
+        return opened
 
     def unit(self, session: Any) -> None:
         """Run the batch, up to COMMIT."""
@@ -330,7 +361,7 @@ class _Work(Generic[T]):
         if self._is_committing and not _is_settled(verdict):
             raise error
         self._is_committing = isinstance(error, errors.CommitOutcomeUnknownError)
-        if verdict.retry != "none" or verdict.class_ not in _OF_THE_ITEM:
+        if self._is_opening or verdict.retry != "none" or verdict.class_ not in _OF_THE_ITEM:
             raise error
         if len(current) == 1:
             ((index, item),) = current
