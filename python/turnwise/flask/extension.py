@@ -47,9 +47,6 @@ class Turnwise:
     ``turnwise.install``.
     """
 
-    retry = staticmethod(retry)
-    retry_on_deadlock = staticmethod(retry_on_deadlock)
-
     def __init__(
         self,
         app: Flask | None = None,
@@ -60,6 +57,8 @@ class Turnwise:
         timeout: float | None = None,
         overrides: Sequence[Override] = (),
     ) -> None:
+        # Of the instance, because type checkers lose the parameters in a staticmethod of overloads.
+        self.retry, self.retry_on_deadlock = retry, retry_on_deadlock
         self._db = db
         self._install = partial(
             install, strict=strict, begin=begin, timeout=timeout, overrides=overrides
