@@ -150,7 +150,7 @@ def __getattr__(name: str) -> object:
     except KeyError:
         message = f"module 'turnwise' has no attribute {name!r}"
         raise AttributeError(message, name=name, obj=None) from None
-    if module.startswith("turnwise.sqlalchemy.") and name != "advisory_key":
+    if _needs_sqlalchemy(name):
         from turnwise.sqlalchemy import require
 
         require(f"turnwise.{name}")
@@ -160,5 +160,14 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    """List the public names, loaded or not."""
-    return sorted({*globals(), *_HOMES, *_MODULES})
+    """List the public names, loaded or not. ``help`` and others get all that are listed."""
+    from importlib.util import find_spec
+
+    names = {*globals(), *_HOMES, *_MODULES}
+    if find_spec("sqlalchemy") is None:
+        names -= {name for name in _HOMES if _needs_sqlalchemy(name)}
+    return sorted(names)
+
+
+def _needs_sqlalchemy(name: str) -> bool:
+    return _HOMES[name][0].startswith("turnwise.sqlalchemy.") and name != "advisory_key"

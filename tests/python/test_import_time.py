@@ -53,8 +53,13 @@ sys.path.insert(0, sys.argv[1])
 import turnwise
 if len(sys.argv) > 2:
     import types
+    from importlib.machinery import ModuleSpec
     sys.modules["sqlalchemy"] = types.ModuleType("sqlalchemy")
     sys.modules["sqlalchemy"].__version__ = sys.argv[2]
+    sys.modules["sqlalchemy"].__spec__ = ModuleSpec("sqlalchemy", None)
+else:
+    import pydoc
+    assert "BatchWriter" in pydoc.render_doc(turnwise)
 assert turnwise.advisory_key("x") and turnwise.http and turnwise.retry_on_deadlock
 for name in ("install", "commit_with_retry", "claim"):
     try:
