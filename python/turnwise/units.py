@@ -147,9 +147,9 @@ def run(
         UnsupportedUnitError: As ``retry_on_deadlock``.
     """
     check_factory(session_factory)
-    transaction = _Transaction(plan(settings), session_factory, verify)
     name = _name(_checked(function))
     is_async = _is_async(function)
+    transaction = _Transaction(plan(settings), session_factory, verify, is_async=is_async)
     once = functools.partial(transaction.arun if is_async else transaction.run, function)
     return wrapped(transaction, once, name, is_async=is_async)()
 
@@ -158,9 +158,15 @@ class _Transaction(Unit):
     """The unit of work of ``run``: one session, one COMMIT."""
 
     def __init__(
-        self, plan: Plan, session_factory: Callable[[], Any], verify: Verify | None
+        self,
+        plan: Plan,
+        session_factory: Callable[[], Any],
+        verify: Verify | None,
+        *,
+        is_async: bool,
     ) -> None:
         super().__init__(plan)
+        self._is_async = is_async
         self._session_factory = session_factory
         self._verify = verify
         self._disproved = 0
@@ -174,6 +180,7 @@ class _Transaction(Unit):
         session, is_done = self._open(), False
         try:
             result = function(session)
+            refuse_coroutine(result)
             is_done = True
             session.commit()
         except BaseException as error:
@@ -227,6 +234,12 @@ class _Transaction(Unit):
 
     def _open(self) -> Any:  # noqa: ANN401 - a session of any kind
         session = self._session_factory()
+        if inspect.iscoroutinefunction(getattr(session, "commit", None)) is not self._is_async:
+            raise UnsupportedUnitError(
+                "the function is async def, but session_factory makes sessions that block"
+                if self._is_async
+                else "session_factory makes asynchronous sessions, but the function is no async def"
+            )
         is_open = getattr(session, "in_transaction", False)
         if is_open() if callable(is_open) else is_open:
             raise TransactionNotOwnedError("session_factory gave a session in a transaction")
@@ -256,6 +269,15 @@ def check_factory(session_factory: object) -> None:
         raise TypeError(
             "session_factory is a sessionmaker or another function that makes a session, not "
             f"{type(session_factory).__name__}"
+        )
+
+
+def refuse_coroutine(result: object) -> None:
+    """Refuse what a plain function has left undone, before it is taken for done."""
+    if inspect.iscoroutine(result):
+        result.close()
+        raise UnsupportedUnitError(
+            "the function has returned a coroutine, in which nothing has run yet: write async def"
         )
 
 

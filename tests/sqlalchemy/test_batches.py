@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import itertools
 import sqlite3
 import threading
@@ -282,6 +283,42 @@ def test_no_item_is_to_blame_for_a_session_that_cannot_be_made(factory):
         batch_commit_with_retry([1, 2, 3, 4], add, 2, session_factory=failing)
     report = BatchReport.of(caught.value)
     assert (tuple(report), report.remaining) == ((2, 0), [3, 4])
+
+
+async def aadd(session, number):
+    session.add(Account(id=number))
+
+
+def forgetful(session, number):
+    return aadd(session, number)
+
+
+@pytest.mark.parametrize(
+    ("fn", "is_async"),
+    [(add, True), (aadd, False), (forgetful, False)],
+)
+def test_what_would_commit_nothing_is_no_success(tmp_path, factory, fn, is_async):
+    """A coroutine that nobody awaits writes nothing, neither that of `fn` nor that of COMMIT."""
+    if is_async:
+        factory = async_sessionmaker(create_async_engine(url_of(tmp_path / "app.db", ASYNC)))
+
+    def each(session):
+        return fn(session, 9)
+
+    async def aeach(session):
+        return await fn(session, 9)
+
+    async def scenario(call):
+        return await call if inspect.isawaitable(call) else call
+
+    with pytest.raises(errors.UnsupportedUnitError, match="async"):
+        asyncio.run(
+            scenario(run(aeach if fn is aadd else each, session_factory=factory, max_attempts=1))
+        )
+    with pytest.raises(errors.UnsupportedUnitError, match="async") as caught:
+        asyncio.run(scenario(batch_commit_with_retry([1, 2], fn, session_factory=factory)))
+    report = BatchReport.of(caught.value)
+    assert (tuple(report), report.remaining) == ((0, 0), [1, 2])
 
 
 def pay(session, number):

@@ -16,7 +16,7 @@ from turnwise.classification import classify
 from turnwise.sqlalchemy import brought
 from turnwise.sqlalchemy.lock_keys import BY_PRIMARY_KEY, sorted_by
 from turnwise.sqlalchemy.mapped_items import check
-from turnwise.units import check_factory, check_whole, run
+from turnwise.units import check_factory, check_whole, refuse_coroutine, run
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
@@ -328,7 +328,7 @@ class _Work(Generic[T]):
         """Run the batch, up to COMMIT."""
         for index, item in self._begin():
             self._at = index
-            self._fn(session, item)
+            refuse_coroutine(self._fn(session, item))
         self._at = None
         session.flush()
         self._is_committing = True
@@ -361,6 +361,8 @@ class _Work(Generic[T]):
         if self._is_committing and not _is_settled(verdict):
             raise error
         self._is_committing = isinstance(error, errors.CommitOutcomeUnknownError)
+        if isinstance(error, errors.UnsupportedUnitError):
+            raise error
         if self._is_opening or verdict.retry != "none" or verdict.class_ not in _OF_THE_ITEM:
             raise error
         if len(current) == 1:
