@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from turnwise.events import Subscription, UnitEvent, on_event
     from turnwise.sqlalchemy.advisory import advisory_lock
     from turnwise.sqlalchemy.advisory_keys import advisory_key
-    from turnwise.sqlalchemy.batches import BatchReport, batch_commit_with_retry
+    from turnwise.sqlalchemy.batch_report import BatchReport
+    from turnwise.sqlalchemy.batches import batch_commit_with_retry
     from turnwise.sqlalchemy.claims import claim
     from turnwise.sqlalchemy.commit import commit_with_retry
     from turnwise.sqlalchemy.installing import install, is_installed, uninstall
@@ -85,7 +86,7 @@ __all__ = [
 
 # Where each public name lives, and its name there.
 _HOMES = {
-    "BatchReport": ("turnwise.sqlalchemy.batches", "BatchReport"),
+    "BatchReport": ("turnwise.sqlalchemy.batch_report", "BatchReport"),
     "BatchWriter": ("turnwise.writer", "BatchWriter"),
     "Budget": ("turnwise._native", "Budget"),
     "Constraint": ("turnwise._native", "Constraint"),
@@ -130,6 +131,7 @@ _MODULES = (
     "events",
     "fastapi",
     "flask",
+    "http",
     "sqlalchemy",
     "sqlite3",
     "testing",
@@ -149,11 +151,24 @@ def __getattr__(name: str) -> object:
     except KeyError:
         message = f"module 'turnwise' has no attribute {name!r}"
         raise AttributeError(message, name=name, obj=None) from None
+    if _needs_sqlalchemy(name):
+        from turnwise.sqlalchemy import require
+
+        require(f"turnwise.{name}")
     value: object = getattr(importlib.import_module(module), attribute)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    """List the public names, loaded or not."""
-    return sorted({*globals(), *_HOMES, *_MODULES})
+    """List the public names, loaded or not. ``help`` and others get all that are listed."""
+    from importlib.util import find_spec
+
+    names = {*globals(), *_HOMES, *_MODULES}
+    if find_spec("sqlalchemy") is None:
+        names -= {name for name in _HOMES if _needs_sqlalchemy(name)}
+    return sorted(names)
+
+
+def _needs_sqlalchemy(name: str) -> bool:
+    return _HOMES[name][0].startswith("turnwise.sqlalchemy.") and name != "advisory_key"

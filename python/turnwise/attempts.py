@@ -56,19 +56,45 @@ def plan(settings: Settings) -> Plan:
     """Check the settings of a retrying function.
 
     Raises:
-        TypeError: An unknown keyword, or ``policy`` beside one of its own settings.
+        TypeError: An unknown keyword, a value of another type, or ``policy`` beside one of its own
+            settings.
         InvalidPolicyError: A setting is out of range.
     """
+    known = Settings.__annotations__
+    for name in settings:
+        if name not in known:
+            raise TypeError(f"there is no setting {name!r}: {', '.join(known)} are known")
     rest: dict[str, object] = dict(settings)
-    budget, overrides = settings.get("budget"), tuple(settings.get("overrides", ()))
-    policy = settings.get("policy")
+    policy, budget = settings.get("policy"), settings.get("budget")
+    overrides = checked_overrides(settings.get("overrides", ()))
     for name in ("policy", "budget", "overrides"):
         rest.pop(name, None)
+    _check("policy", policy, _native.RetryPolicy)
+    _check("budget", budget, _native.Budget)
     if policy is None:
         policy = _native.RetryPolicy(**rest)  # type: ignore[arg-type] # it checks them itself
     elif rest:
         raise TypeError(f"policy= and {', '.join(f'{name}=' for name in rest)} exclude each other")
     return Plan(policy, budget, overrides)
+
+
+def checked_overrides(overrides: Sequence[Override] | Override) -> tuple[Override, ...]:
+    """The rules as they are kept.
+
+    Raises:
+        TypeError: They are no sequence of ``Override``.
+    """
+    if isinstance(overrides, _native.Override):
+        raise TypeError("overrides is a sequence of Override: write overrides=[...]")
+    for override in (checked := tuple(overrides)):
+        _check("each of overrides", override, _native.Override)
+    return checked
+
+
+def _check(name: str, value: object, kind: type) -> None:
+    """Refuse now what would take the place of the database's error later."""
+    if value is not None and not isinstance(value, kind):
+        raise TypeError(f"{name} is a turnwise.{kind.__name__}, not {type(value).__name__}")
 
 
 class Attempts:

@@ -262,7 +262,7 @@ class TooBigError(TurnwiseError, sqlite3.DataError):
 
 
 class CommitOutcomeUnknownError(TurnwiseError, sqlite3.OperationalError):
-    """COMMIT failed, and it is unknown whether the write is in the file."""
+    """COMMIT failed, and it is unknown whether the write is in the database."""
 
 
 class FlushFailedError(TurnwiseError, sqlite3.OperationalError):

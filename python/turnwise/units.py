@@ -23,6 +23,7 @@ from turnwise.attempts import add_note, plan
 from turnwise.classification import classify
 from turnwise.errors import (
     CommitOutcomeUnknownError,
+    InvalidSettingError,
     TransactionNotOwnedError,
     UnsupportedUnitError,
 )
@@ -103,6 +104,9 @@ def retry(
     sent, and overloaded servers. ``on`` names more: exception types, or a function that is given
     the error. A commit in doubt is never retried. All else is as there.
     """
+    named = all(isinstance(kind, type) for kind in on) if isinstance(on, tuple) else callable(on)
+    if on is not None and not named:
+        raise TypeError("on is an exception type, a tuple of them, or a function of the error")
     return _decorate(function, Unit(plan(settings), on=on), copy_arguments=copy_arguments)
 
 
@@ -145,9 +149,10 @@ def run(
             answer COMMIT with ROLLBACK.
         UnsupportedUnitError: As ``retry_on_deadlock``.
     """
-    transaction = _Transaction(plan(settings), session_factory, verify)
+    check_factory(session_factory)
     name = _name(_checked(function))
     is_async = _is_async(function)
+    transaction = _Transaction(plan(settings), session_factory, verify, is_async=is_async)
     once = functools.partial(transaction.arun if is_async else transaction.run, function)
     return wrapped(transaction, once, name, is_async=is_async)()
 
@@ -156,9 +161,15 @@ class _Transaction(Unit):
     """The unit of work of ``run``: one session, one COMMIT."""
 
     def __init__(
-        self, plan: Plan, session_factory: Callable[[], Any], verify: Verify | None
+        self,
+        plan: Plan,
+        session_factory: Callable[[], Any],
+        verify: Verify | None,
+        *,
+        is_async: bool,
     ) -> None:
         super().__init__(plan)
+        self._is_async = is_async
         self._session_factory = session_factory
         self._verify = verify
         self._disproved = 0
@@ -172,6 +183,7 @@ class _Transaction(Unit):
         session, is_done = self._open(), False
         try:
             result = function(session)
+            refuse_coroutine(result)
             _require_intact(session)
             is_done = True
             session.commit()
@@ -227,6 +239,12 @@ class _Transaction(Unit):
 
     def _open(self) -> Any:  # noqa: ANN401 - a session of any kind
         session = self._session_factory()
+        if inspect.iscoroutinefunction(getattr(session, "commit", None)) is not self._is_async:
+            raise UnsupportedUnitError(
+                "the function is async def, but session_factory makes sessions that block"
+                if self._is_async
+                else "session_factory makes asynchronous sessions, but the function is no async def"
+            )
         is_open = getattr(session, "in_transaction", False)
         if is_open() if callable(is_open) else is_open:
             raise TransactionNotOwnedError("session_factory gave a session in a transaction")
@@ -248,6 +266,30 @@ class _Transaction(Unit):
         if self._verify is None or not is_done:
             raise _unknown("read the data back before it is done again") from error
         return self._verify
+
+
+def check_factory(session_factory: object) -> None:
+    """Refuse a session where a function that makes one is needed."""
+    if not callable(session_factory):
+        raise TypeError(
+            "session_factory is a sessionmaker or another function that makes a session, not "
+            f"{type(session_factory).__name__}"
+        )
+
+
+def refuse_coroutine(result: object) -> None:
+    """Refuse what a plain function has left undone, before it is taken for done."""
+    if inspect.iscoroutine(result):
+        result.close()
+        raise UnsupportedUnitError(
+            "the function has returned a coroutine, in which nothing has run yet: write async def"
+        )
+
+
+def check_whole(name: str, value: object, least: int) -> None:
+    """Refuse what is no whole number, or too small."""
+    if not isinstance(value, int) or value < least:
+        raise InvalidSettingError(f"{name} is a whole number from {least}, not {value!r}")
 
 
 def _unknown(why: str) -> CommitOutcomeUnknownError:
@@ -314,7 +356,9 @@ def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
         kind = type(function).__name__
         raise UnsupportedUnitError(f"write @{kind} above the decorator of the unit of work")
     if isinstance(function, type) or not callable(function):
-        raise UnsupportedUnitError(f"a unit of work is a function, not {function!r}")
+        raise UnsupportedUnitError(
+            f"a unit of work is a function, not {function!r}; settings have names: max_attempts=3"
+        )
     for code in (function, type(function).__call__):
         if inspect.isgeneratorfunction(code) or inspect.isasyncgenfunction(code):
             raise UnsupportedUnitError(

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from turnwise import Budget, RetryPolicy, Verdict, on_event
+from turnwise import Budget, Override, RetryPolicy, Verdict, on_event
 from turnwise.attempts import Attempts, add_note, is_exhausted, plan
 from turnwise.errors import InvalidPolicyError
 
@@ -91,8 +91,23 @@ def test_settings_are_checked():
     assert plan({"policy": FAST}).policy is FAST
     with pytest.raises(TypeError, match="max_attempts"):
         plan({"policy": FAST, "max_attempts": 2})
-    with pytest.raises(TypeError, match="tries"):
+    with pytest.raises(TypeError, match="no setting 'tries': max_attempts, .* are known"):
         plan({"tries": 2})
+    # Found only at the first failure, they would take the place of the database's error.
+    for name, wrong in (("policy", {"max_attempts": 2}), ("budget", 3), ("overrides", [3])):
+        with pytest.raises(TypeError, match=name):
+            plan({name: wrong})
+    rule = Override(
+        dialect="sqlite",
+        code=13,
+        class_="resource",
+        fate="aborted",
+        scope="transaction",
+        retry="redo",
+    )
+    with pytest.raises(TypeError, match=r"overrides=\[...\]"):
+        plan({"overrides": rule})
+    assert plan({"overrides": [rule]}).overrides == (rule,)
     with pytest.raises(InvalidPolicyError):
         plan({"max_attempts": 0})
 

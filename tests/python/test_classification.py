@@ -12,6 +12,7 @@ import pytest
 
 import turnwise
 from turnwise import errors
+from turnwise._words import phase_of
 from turnwise.classification import Observation, classify, observation_of, observe
 
 if sys.version_info < (3, 11):
@@ -227,3 +228,22 @@ def test_no_driver_is_imported():
         "assert not third & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("phase", "statements"),
+    [
+        ("begin", ["BEGIN", "/* app */ begin", "START TRANSACTION;", "XA START 'x'"]),
+        ("commit", ["COMMIT", "-- app\nCOMMIT", "/* app */ commit;", "END", "COMMIT PREPARED 'x'"]),
+        ("commit", ["XA COMMIT 'x'", "XA PREPARE 'x'", "PREPARE TRANSACTION 'x'"]),
+        ("commit", ["UPDATE t SET a = 1; COMMIT", "BEGIN; UPDATE t SET a = 1; END"]),
+        ("rollback", ["ROLLBACK", "/* app */ ROLLBACK"]),
+        ("savepoint", ["SAVEPOINT a", "RELEASE a", "ROLLBACK TO a", "ROLLBACK WORK TO a"]),
+        ("statement", ["UPDATE t SET a = 1", "BEGIN; UPDATE t SET a = 1", "PREPARE p AS SELECT 1"]),
+        ("statement", ["BEGIN NOT ATOMIC UPDATE t SET a = 1", "XA END 'x'", "", "SELECT 'COMMIT'"]),
+    ],
+)
+def test_what_a_statement_does_to_the_transaction_is_its_phase(phase, statements):
+    assert {statement: phase_of(statement) for statement in statements} == dict.fromkeys(
+        statements, phase
+    )

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import turnwise
 
 LIMIT_MS = 5.0
@@ -43,3 +45,46 @@ def test_slow_modules_stay_off_the_import_path():
     slow = {"argparse", "asyncio", "concurrent.futures", "dataclasses", "datetime", "json"}
     slow |= {"logging", "sqlite3", "tqdm", "typing", "inspect", "subprocess"}
     assert slow.isdisjoint(probe()["modules"])
+
+
+NEEDY = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import turnwise
+if len(sys.argv) > 2:
+    import types
+    from importlib.machinery import ModuleSpec
+    sys.modules["sqlalchemy"] = types.ModuleType("sqlalchemy")
+    sys.modules["sqlalchemy"].__version__ = sys.argv[2]
+    sys.modules["sqlalchemy"].__spec__ = ModuleSpec("sqlalchemy", None)
+else:
+    import pydoc
+    assert "BatchWriter" in pydoc.render_doc(turnwise)
+assert turnwise.advisory_key("x") and turnwise.http and turnwise.retry_on_deadlock
+for name in ("install", "commit_with_retry", "claim"):
+    try:
+        getattr(turnwise, name)
+    except ImportError as error:
+        print(type(error).__name__, error)
+try:
+    turnwise.flask.Turnwise
+except ImportError as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("installed", "kind", "what"),
+    [
+        ([], "ModuleNotFoundError", ": pip install sqlalchemy"),
+        (["1.4.54"], "ImportError", "; installed is 1.4.54"),
+    ],
+)
+def test_what_needs_sqlalchemy_says_so_without_it(installed, kind, what):
+    folder = str(Path(turnwise.__file__).resolve().parent.parent)
+    command = [sys.executable, "-I", "-S", "-c", NEEDY, folder, *installed]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    names = ("install", "commit_with_retry", "claim", "flask.Turnwise")
+    assert said.splitlines() == [
+        f"{kind} turnwise.{name} needs SQLAlchemy 2.0 or newer{what}" for name in names
+    ]

@@ -544,6 +544,13 @@ def test_settings_are_checked_at_decoration():
                 use(**wrong)
     with pytest.raises(TypeError):
         retry_on_deadlock(on=KeyError)
+    for not_errors in ([KeyError], (3,), "KeyError", 3):
+        with pytest.raises(TypeError, match="on is an exception type"):
+            retry(on=not_errors)
+    with pytest.raises(UnsupportedUnitError, match="max_attempts=3"):
+        retry_on_deadlock(3)
+    with pytest.raises(TypeError, match="session_factory is a sessionmaker .* not object"):
+        run(print, session_factory=object())
 
 
 def test_a_budget_ends_the_retries_of_all_who_share_it():

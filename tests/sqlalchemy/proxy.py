@@ -16,7 +16,7 @@ MODES = (BEFORE, PARTITION, AFTER)
 
 # What comes instead of the log-in: asking for encryption, twice; cancelling a query.
 NEGOTIATIONS, CANCEL = (80877103, 80877104), 80877102
-COMMIT = re.compile(rb"\s*(?:COMMIT|END)\b", re.IGNORECASE)
+COMMIT = re.compile(rb"\s*(?:/\*.*?\*/\s*)?(?:XA\s+COMMIT|COMMIT|END)\b", re.IGNORECASE)
 
 
 class EndedError(Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import itertools
 import sqlite3
 import threading
@@ -16,7 +17,8 @@ from sqlalchemy.orm import Session, sessionmaker
 from contention_models import ASYNC, SYNC, Account, Entry, tables, url_of
 from proxy import AFTER, BEFORE
 from turnwise import errors
-from turnwise.sqlalchemy.batches import BatchReport, batch_commit_with_retry
+from turnwise.sqlalchemy.batch_report import BatchReport
+from turnwise.sqlalchemy.batches import batch_commit_with_retry
 from turnwise.units import run
 
 SERVERS = ("postgresql", "mariadb")
@@ -273,14 +275,71 @@ def test_settings_are_checked(factory):
         batch_commit_with_retry([1], add, session_factory=factory, atempts=3)
     with pytest.raises(errors.InvalidPolicyError):
         batch_commit_with_retry([1], add, session_factory=factory, max_attempts=0)
-    with pytest.raises(errors.InvalidSettingError):
-        batch_commit_with_retry([1], add, 0, session_factory=factory)
+    for wrong in (0, 2.5, "5"):
+        with pytest.raises(errors.InvalidSettingError, match="batch_size"):
+            batch_commit_with_retry([1], add, wrong, session_factory=factory)
+    for wrong in (None, lambda item: None):
+        with pytest.raises(TypeError, match="fn is"):
+            batch_commit_with_retry([1], wrong, session_factory=factory)
+    with factory() as session, pytest.raises(TypeError, match="session_factory"):
+        batch_commit_with_retry([1], add, session_factory=session)
 
     def generator(session, item):
         yield
 
     with pytest.raises(errors.UnsupportedUnitError, match="generator"):
         batch_commit_with_retry([1], generator, session_factory=factory)
+
+
+def test_no_item_is_to_blame_for_a_session_that_cannot_be_made(factory):
+    made = []
+
+    def failing():
+        if made:
+            raise RuntimeError("no more sessions")
+        made.append(factory())
+        return made[0]
+
+    with pytest.raises(RuntimeError, match="no more") as caught:
+        batch_commit_with_retry([1, 2, 3, 4], add, 2, session_factory=failing)
+    report = BatchReport.of(caught.value)
+    assert (tuple(report), report.remaining) == ((2, 0), [3, 4])
+
+
+async def aadd(session, number):
+    session.add(Account(id=number))
+
+
+def forgetful(session, number):
+    return aadd(session, number)
+
+
+@pytest.mark.parametrize(
+    ("fn", "is_async"),
+    [(add, True), (aadd, False), (forgetful, False)],
+)
+def test_what_would_commit_nothing_is_no_success(tmp_path, factory, fn, is_async):
+    """A coroutine that nobody awaits writes nothing, neither that of `fn` nor that of COMMIT."""
+    if is_async:
+        factory = async_sessionmaker(create_async_engine(url_of(tmp_path / "app.db", ASYNC)))
+
+    def each(session):
+        return fn(session, 9)
+
+    async def aeach(session):
+        return await fn(session, 9)
+
+    async def scenario(call):
+        return await call if inspect.isawaitable(call) else call
+
+    with pytest.raises(errors.UnsupportedUnitError, match="async"):
+        asyncio.run(
+            scenario(run(aeach if fn is aadd else each, session_factory=factory, max_attempts=1))
+        )
+    with pytest.raises(errors.UnsupportedUnitError, match="async") as caught:
+        asyncio.run(scenario(batch_commit_with_retry([1, 2], fn, session_factory=factory)))
+    report = BatchReport.of(caught.value)
+    assert (tuple(report), report.remaining) == ((0, 0), [1, 2])
 
 
 def pay(session, number):

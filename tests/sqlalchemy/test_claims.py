@@ -126,6 +126,24 @@ def test_versions_without_skip_locked_are_named(url, version, message):
         check_skip_locked(dialect)
 
 
+def test_what_is_no_model_no_factory_and_no_number_is_refused(tmp_path):
+    with tables(tmp_path / "app.db") as engine, Session(engine) as session:
+        for model in (Job.__table__, "Job"):
+            with pytest.raises(TypeError, match="mapped class"):
+                get_for_update_skip_locked(model, session=session)
+            with pytest.raises(TypeError, match="mapped class"):
+                claim(model, session_factory=lambda: session)
+        for limit in (-1, "10"):
+            with pytest.raises(errors.InvalidSettingError, match="limit"):
+                get_for_update_skip_locked(Job, limit=limit, session=session)
+            with pytest.raises(errors.InvalidSettingError, match="limit"):
+                claim(Job, limit=limit, session_factory=lambda: session)
+        with pytest.raises(TypeError, match="session_factory"):
+            claim(Job, session_factory=session)
+        with pytest.raises(TypeError, match="lease is a mapped column"):
+            claim(Job, lease="lease", session_factory=lambda: session)
+
+
 def test_autocommit_is_refused(anywhere):
     with tables(anywhere, jobs(1)) as engine:
         committing = engine.execution_options(isolation_level="AUTOCOMMIT")

@@ -209,6 +209,10 @@ def test_settings_are_checked(engine):
         install(engine, True)
     with pytest.raises(TypeError, match="sternly"):
         install(engine, sternly=True)
+    with pytest.raises(TypeError, match="strict"):
+        install(engine, strict="false")
+    with pytest.raises(TypeError, match="overrides"):
+        install(engine, overrides=["1205"])
     with pytest.raises(InvalidSettingError, match="begin"):
         install(engine, begin="later")
     with pytest.raises(InvalidSettingError, match="timeout"):

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from proxy import AFTER, BEFORE, Proxy
 from turnwise.classification import classify
 from turnwise.errors import CommitOutcomeUnknownError, TransactionNotOwnedError
+from turnwise.sqlalchemy.installing import install
 from turnwise.units import retry, retry_on_deadlock, run
 from units_support import QUICK, Account, Base, balances
 
@@ -452,4 +453,42 @@ def test_a_lost_connection_is_for_retry_alone_and_at_commit_for_nobody(request, 
         assert (len(healed), len(refused), len(in_doubt)) == (2, 1, 1)
         engine.dispose()
     assert balances(plain) == [80, 110]
+    plain.dispose()
+
+
+@pytest.mark.parametrize("installed", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "driver", "how"),
+    [
+        ("mariadb", "pymysql", "two phases"),  # XA COMMIT
+        ("mariadb", "pymysql", "statement"),
+        ("postgresql", "psycopg2", "statement"),
+    ],
+)
+def test_a_commit_by_another_name_is_not_repeated_either(request, kind, driver, how, installed):
+    database, plain = prepared(request, kind, driver)
+    calls = []
+    with Proxy(database.server) as proxy:
+        engine = sa.create_engine(proxy.url(database.url(driver)))
+        if installed:
+            install(engine)
+
+        @retry(**QUICK)
+        def unit():
+            calls.append(1)
+            with Session(engine, twophase=how == "two phases") as session:
+                session.execute(add(1, -10))
+                if len(calls) == 1:
+                    proxy.cut_next_commit(AFTER)
+                if how == "statement":
+                    session.execute(sa.text("/* by hand */ COMMIT"))
+                else:
+                    session.commit()
+
+        with pytest.raises(DBAPIError) as caught:
+            unit()
+        assert classify(caught.value).is_in_doubt
+        engine.dispose()
+    assert len(calls) == 1
+    assert balances(plain) == [90, 100]
     plain.dispose()

@@ -12,6 +12,11 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 QUICK = {"initial_delay": 0.001, "max_delay": 0.005}
 
 
+def code_of(error, before_311):
+    """SQLite's code of a DBAPIError; Python's `sqlite3` has told it since 3.11."""
+    return error.orig.sqlite_errorcode if sys.version_info >= (3, 11) else before_311
+
+
 class Base(DeclarativeBase):
     pass
 

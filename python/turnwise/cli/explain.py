@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import textwrap
 from typing import TYPE_CHECKING, Any
@@ -108,12 +109,20 @@ def _by_code(text: str) -> list[Code]:
 def _hint(text: str) -> str:
     import difflib
 
+    from turnwise import errors
+
+    for word in re.findall(r"\w+Error\b", text):
+        meaning = getattr(errors, word, None)
+        if isinstance(meaning, type) and issubclass(meaning, errors.TurnwiseError):
+            said = " ".join((meaning.__doc__ or "").split("\n\n")[0].split())
+            return f"; {word} is turnwise's own: {said}"
     close = difflib.get_close_matches(text.upper(), codes.names(), n=1, cutoff=0.75)
     if close:
         return f" (did you mean {close[0]}?)"
     messages = [message for message, _, _ in codes.MESSAGES]
-    close = difflib.get_close_matches(text.lower(), messages, n=1, cutoff=0.75)
-    return f' (did you mean "{close[0]}"?)' if close else ""
+    close = [message for message in messages if len(text) > 3 and text.lower() in message]
+    close = close or difflib.get_close_matches(text.lower(), messages, n=1, cutoff=0.75)
+    return f" (did you mean {' or '.join(map(json.dumps, close))}?)" if close else ""
 
 
 def _rules_for(code: Code) -> list[dict[str, Any]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from turnwise._words import phase_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
@@ -29,15 +31,6 @@ _PHASES = {
     "_prepare_twophase_impl": "commit",
     "_rollback_impl": "rollback",
     "_rollback_twophase_impl": "rollback",
-}
-_FIRST_WORDS = {
-    "BEGIN": "begin",
-    "START": "begin",
-    "COMMIT": "commit",
-    "END": "commit",
-    "ROLLBACK": "rollback",
-    "SAVEPOINT": "savepoint",
-    "RELEASE": "savepoint",
 }
 
 
@@ -72,7 +65,7 @@ def read(error: BaseException) -> Wrapping | None:
     statement = getattr(error, "statement", None)
     return Wrapping(
         names,
-        _phase_of(statement) if isinstance(statement, str) else None,
+        phase_of(statement) if isinstance(statement, str) else None,
         is_lost=bool(getattr(error, "connection_invalidated", False)),
     )
 
@@ -109,12 +102,6 @@ def original_of(error: BaseException) -> BaseException | None:
             kept = getattr(frame.f_locals.get("self"), "_rollback_exception", None)
             return kept if isinstance(kept, BaseException) else None
     return None
-
-
-def _phase_of(statement: str) -> str:
-    words = statement.upper().replace(";", " ").split(None, 3)
-    phase = _FIRST_WORDS.get(words[0] if words else "", "statement")
-    return "savepoint" if phase == "rollback" and "TO" in words else phase
 
 
 def _is_autocommit(connection: Any, dialect: object) -> bool:  # noqa: ANN401 - not imported

@@ -15,6 +15,9 @@ __all__ = ["Turnwise", "add_error_handlers"]
 def __getattr__(name: str) -> object:
     """Load the extension where it is used: Flask does well without SQLAlchemy."""
     if name == "Turnwise":
+        from turnwise.sqlalchemy import require
+
+        require("turnwise.flask.Turnwise")
         from turnwise.flask.extension import Turnwise
 
         return Turnwise

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from turnwise.attempts import Settings
     from turnwise.sqlalchemy.advisory import AdvisoryLock
     from turnwise.sqlalchemy.advisory_keys import Key
-    from turnwise.sqlalchemy.batches import BatchReport, Progress
+    from turnwise.sqlalchemy.batch_report import BatchReport
+    from turnwise.sqlalchemy.batches import Progress
     from turnwise.sqlalchemy.claims import Claims
     from turnwise.sqlalchemy.lock_keys import LockKey
 
@@ -47,9 +48,6 @@ class Turnwise:
     ``turnwise.install``.
     """
 
-    retry = staticmethod(retry)
-    retry_on_deadlock = staticmethod(retry_on_deadlock)
-
     def __init__(
         self,
         app: Flask | None = None,
@@ -60,6 +58,8 @@ class Turnwise:
         timeout: float | None = None,
         overrides: Sequence[Override] = (),
     ) -> None:
+        # Of the instance, because type checkers lose the parameters in a staticmethod of overloads.
+        self.retry, self.retry_on_deadlock = retry, retry_on_deadlock
         self._db = db
         self._install = partial(
             install, strict=strict, begin=begin, timeout=timeout, overrides=overrides

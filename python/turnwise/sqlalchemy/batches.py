@@ -6,16 +6,16 @@ import inspect
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from turnwise import errors
 from turnwise.attempts import add_note, plan
 from turnwise.classification import classify
 from turnwise.sqlalchemy import brought, sessions
+from turnwise.sqlalchemy.batch_report import REPORT, BatchFailure, BatchReport
 from turnwise.sqlalchemy.lock_keys import BY_PRIMARY_KEY, sorted_by
 from turnwise.sqlalchemy.mapped_items import check
-from turnwise.units import run
+from turnwise.units import check_factory, check_whole, refuse_coroutine, run
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
@@ -38,54 +38,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_REPORT = "_turnwise_batch_report"
 # What the database says of an item's own statements; every other verdict is on the circumstances.
 _OF_THE_ITEM = frozenset({"unlisted", "constraint", "schema", "permanent", "symptom", "timeout"})
 # The database has answered COMMIT, and not with success.
 _NOT_COMMITTED = frozenset({"intact", "stale", "aborted", "rolled_back"})
-
-
-@dataclass(frozen=True)
-class BatchFailure(Generic[T]):
-    """An item that failed for itself: nothing of it was written."""
-
-    item: T
-    index: int
-    """Its place among the items as they were given, from 0."""
-    error: Exception
-    verdict: Verdict
-
-
-@dataclass
-class BatchReport(Generic[T]):
-    """What has become of the items. Unpacks to ``(processed, failed)``."""
-
-    processed: int = 0
-    """Items that are committed."""
-    failures: list[BatchFailure[T]] = field(default_factory=list)
-    in_doubt: list[T] = field(default_factory=list)
-    """Items whose COMMIT was not answered: look for them in the database before you repeat them."""
-    remaining: list[T] = field(default_factory=list)
-    """Items that did not land and can be given again; of an iterator, those that it has given."""
-    batches: int = 0
-    """Transactions that were committed."""
-    attempts: int = 0
-    """Transactions that were begun."""
-
-    @property
-    def failed(self) -> int:
-        """The number of ``failures``."""
-        return len(self.failures)
-
-    def __iter__(self) -> Iterator[int]:
-        """Unpack to ``(processed, failed)``."""
-        return iter((self.processed, self.failed))
-
-    @staticmethod
-    def of(error: BaseException) -> BatchReport[Any] | None:
-        """The report of the run that an error has ended; ``None`` if it has ended none."""
-        report: BatchReport[Any] | None = getattr(error, _REPORT, None)
-        return report
 
 
 @overload
@@ -146,18 +102,34 @@ def batch_commit_with_retry(
     in doubt is among its ``remaining`` items, and nothing is run again that may be committed.
 
     Raises:
+        TypeError: ``fn`` or ``session_factory`` cannot be called so.
         UnsupportedUnitError: ``fn`` is a generator function, the items have no order, or one
             belongs to another session.
         InvalidSettingError: ``batch_size`` is no positive number.
     """
     if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
         raise errors.UnsupportedUnitError("fn is a generator: it would not run by being called")
-    if batch_size < 1:
-        raise errors.InvalidSettingError("batch_size is a whole number from 1")
+    check_whole("batch_size", batch_size, 1)
+    check_factory(session_factory)
+    _check_call(fn)
     work = _Work(items, fn, batch_size, key, progress, plan(settings).overrides)
     if inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(type(fn).__call__):
         return _run_async(work, session_factory, verify, settings)
     return _run_sync(work, session_factory, verify, settings)
+
+
+def _check_call(fn: Callable[..., object]) -> None:
+    """Refuse at once what would fail for every item."""
+    if not callable(fn):
+        raise TypeError(f"fn is a function of a session and an item, not {type(fn).__name__}")
+    try:
+        signature = inspect.signature(fn)
+    except ValueError:
+        return  # Written in C: it is called and seen.
+    try:
+        signature.bind(None, None)
+    except TypeError as error:
+        raise TypeError(f"fn is called as fn(session, item): {error}") from None
 
 
 def _run_sync(
@@ -171,7 +143,7 @@ def _run_sync(
             try:
                 run(
                     work.unit,
-                    session_factory=session_factory,
+                    session_factory=work.opening(session_factory),
                     verify=None if verify is None else work.asking(verify),
                     **settings,
                 )
@@ -194,7 +166,7 @@ async def _run_async(
             try:
                 await run(
                     work.async_unit,
-                    session_factory=session_factory,
+                    session_factory=work.opening(session_factory),
                     verify=None if verify is None else work.asking(verify),
                     **settings,
                 )
@@ -209,6 +181,10 @@ async def _run_async(
 
 
 Piece = list[tuple[int, T]]
+
+
+class _EndedError(errors.UnsupportedUnitError):
+    """What an item's ``fn`` did to the transaction, for which the others are not to blame."""
 
 
 class _Work(Generic[T]):
@@ -229,6 +205,7 @@ class _Work(Generic[T]):
         self._waiting: deque[Piece[T]] = deque()
         self._current: Piece[T] | None = None
         self._at: int | None = None  # The item that fn has; None: the flush, or COMMIT.
+        self._is_opening = False
         self._is_committing = False
         self._began_ns = 0
         self._transaction: object = None
@@ -263,7 +240,7 @@ class _Work(Generic[T]):
         settled = {failure.index for failure in report.failures}
         settled.update(current if self._is_committing else ())
         report.remaining = [rest[index] for index in sorted(rest) if index not in settled]
-        setattr(error, _REPORT, report)
+        setattr(error, REPORT, report)
         add_note(
             error,
             f"turnwise: {report.processed} items are committed, {report.failed} failed, "
@@ -286,13 +263,14 @@ class _Work(Generic[T]):
                 check(piece)
                 piece[:] = sorted_by(self._key, piece)
         self._current, self._is_committing = self._waiting[0], False
+        self._began_ns = time.monotonic_ns()
         self._waiting.popleft()
         return True
 
     def _begin(self) -> Piece[T]:
         current = self._current or []
         self.report.attempts += 1
-        self._is_committing = False
+        self._is_committing = self._is_opening = False
         self._began_ns = time.monotonic_ns()
         self._transaction = None
         return current
@@ -301,16 +279,25 @@ class _Work(Generic[T]):
         """Raise if fn has ended the transaction that holds the items before this one."""
         was, self._transaction = self._transaction, session.get_transaction()
         if was is not None and self._transaction is not was:
-            raise errors.UnsupportedUnitError(
+            raise _EndedError(
                 "fn has committed or rolled back the transaction of its batch: use a savepoint "
                 "(session.begin_nested()), or batch_size=1"
             )
+
+    def opening(self, session_factory: Callable[[], Any]) -> Callable[[], Any]:
+        """Make sessions, for whose failure no item is to blame."""
+
+        def opened() -> Any:
+            self._is_opening = True
+            return session_factory()
+
+        return opened
 
     def unit(self, session: Any) -> None:
         """Run the batch, up to COMMIT."""
         for index, item in self._begin():
             self._at = index
-            self._fn(session, item)
+            refuse_coroutine(self._fn(session, item))
             self._check_transaction(session)
         self._at = None
         session.flush()
@@ -350,7 +337,9 @@ class _Work(Generic[T]):
             add_note(error, "turnwise: fn has committed; items of its batch may be in the database")
             raise error
         self._is_committing = isinstance(error, errors.CommitOutcomeUnknownError)
-        if verdict.retry != "none" or verdict.class_ not in _OF_THE_ITEM:
+        if isinstance(error, errors.UnsupportedUnitError) and not isinstance(error, _EndedError):
+            raise error
+        if self._is_opening or verdict.retry != "none" or verdict.class_ not in _OF_THE_ITEM:
             raise error
         if obstacle is not None:
             add_note(error, f"turnwise: its batch is not run again: {obstacle}")

@@ -20,7 +20,7 @@ from turnwise.sqlalchemy import leases
 from turnwise.sqlalchemy.committing import arequire_intact_session, require_intact_session
 from turnwise.sqlalchemy.skip_locked import locked_rows
 from turnwise.sqlalchemy.transactions import aclose, close
-from turnwise.units import run
+from turnwise.units import refuse_coroutine, run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Sequence
@@ -160,7 +160,7 @@ class SyncClaiming(Claiming[T]):
         def unit(session: Session) -> None:
             stored = self.leasing.finish(session, row, values)
             if change is not None:
-                change(session, stored)
+                refuse_coroutine(change(session, stored))
 
         self.run(unit)
         leases.forget(row)

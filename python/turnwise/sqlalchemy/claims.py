@@ -9,6 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from turnwise import errors
 from turnwise.sqlalchemy import leases
 from turnwise.sqlalchemy.claiming import AsyncClaiming, Claiming, SyncClaiming
+from turnwise.sqlalchemy.skip_locked import mapper_of
+from turnwise.units import check_factory, check_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,8 +80,9 @@ def claim(
     - ``UnsupportedServerError``: as ``get_for_update_skip_locked``.
     - ``CommitOutcomeUnknownError``: the connection was lost while a batch was committed.
     """
-    if limit < 1:
-        raise errors.InvalidSettingError("limit is a whole number from 1")
+    check_whole("limit", limit, 1)
+    mapper_of(model)
+    check_factory(session_factory)
     given = leases.Lease(lease, lease_for) if lease is not None else None
     what = (model, conditions, session_factory, limit, order_by, given, settings)
     # This session is never used: without a statement it holds no connection.

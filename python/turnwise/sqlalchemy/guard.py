@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.util import is_exit_exception
 
+from turnwise import _words
 from turnwise.classification import Observation, observation_of, observe
 from turnwise.errors import TransactionPoisonedError, TurnwiseError
-from turnwise.sqlalchemy import words
 
 if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import Dialect
@@ -286,7 +286,7 @@ class Guard:
 
     def _succeeded(self, statement: str, context: Any) -> None:
         handle = self.handle_of(context.root_connection.connection)
-        if not handle.has_written and (context.is_crud or words.writes(statement)):
+        if not handle.has_written and (context.is_crud or _words.writes(statement)):
             handle.has_written = handle.is_used = True
 
     def _overcome(self, handle: Handle) -> None:
@@ -315,7 +315,7 @@ class Guard:
         if context is None:
             return
         connection = context.root_connection.connection
-        is_write = context.is_crud or words.writes(statement)
+        is_write = context.is_crud or _words.writes(statement)
         handle = self.handle_of(connection)
         self._remember(error, handle, statement, connection, was=was, is_write=is_write)
 
@@ -329,7 +329,7 @@ class Guard:
         was: bool | None,
         is_write: bool,
     ) -> None:
-        phase = words.phase_of(statement or "")
+        phase = _words.phase_of(statement or "")
         observation = self._observe(error, handle, connection, phase, was=was, is_read=not is_write)
         if handle.error is None:
             handle.error, handle.statement = error, statement

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from turnwise import drivers
+from turnwise import _words, drivers
 from turnwise.classification import classify, observe
-from turnwise.sqlalchemy import words
 from turnwise.sqlalchemy.driver_connections import driver_of
 from turnwise.sqlalchemy.guard import Guard
 
@@ -67,7 +66,7 @@ class MysqlGuard(Guard):
         is_timeout = reading is not None and reading.code == _LOCK_WAIT_TIMEOUT
         if not (is_unlisted or is_timeout):
             return verdict.fate == "rolled_back"
-        if is_unlisted and words.first_word(statement or "") in _KEEPS_ROWS:
+        if is_unlisted and _words.first_word(statement or "") in _KEEPS_ROWS:
             return False
         sqlstate = reading.sqlstate if reading is not None else None
         if is_unlisted and sqlstate is None:

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from turnwise import drivers
+from turnwise import _words, drivers
 from turnwise.errors import RolledBackError
-from turnwise.sqlalchemy import words
 from turnwise.sqlalchemy.driver_connections import driver_of
 from turnwise.sqlalchemy.guard import Guard, Handle, described
 
@@ -78,7 +77,7 @@ class PostgresqlGuard(Guard):
         if handle.error is None:
             return
         refusal, first = self.refusal(handle), handle.error
-        ends = words.commits(statement)
+        ends = _words.commits(statement)
         self._overcome(handle)
         if ends:
             raise refusal from first

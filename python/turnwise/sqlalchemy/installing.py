@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy.engine import Engine
 
+from turnwise.attempts import checked_overrides
 from turnwise.errors import InvalidSettingError
 from turnwise.sqlalchemy import interception, lost_writes, sorting, sqlite_turns
 from turnwise.sqlalchemy.guard import Guard
@@ -59,7 +60,9 @@ def install(
         raise InvalidSettingError(
             f"begin is one of {', '.join(sqlite_turns.BEGINS)}, not {begin!r}"
         )
-    settings = Settings(strict, begin, timeout, tuple(overrides))
+    if not isinstance(strict, bool):
+        raise TypeError(f"strict is True or False, not {strict!r}")
+    settings = Settings(strict, begin, timeout, checked_overrides(overrides))
     for one in engines_of(engine):
         _install(one, settings)
     return engine

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import inspect, or_, select, text, tuple_
+from sqlalchemy.orm import QueryableAttribute
 
 from turnwise import errors
 from turnwise.sqlalchemy.skip_locked import locked_rows, primary_key_of
@@ -35,6 +36,8 @@ class Lease:
     def __init__(self, attribute: InstrumentedAttribute[Any], seconds: float) -> None:
         if not seconds > 0:
             raise errors.InvalidSettingError("lease_for is a number of seconds above 0")
+        if not isinstance(attribute, QueryableAttribute):
+            raise TypeError("lease is a mapped column, such as Job.leased_until")
         self._attribute, self._seconds = attribute, seconds
         self._kind = attribute.type.python_type
         if not issubclass(self._kind, (datetime, int, float)):

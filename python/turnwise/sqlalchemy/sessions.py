@@ -89,8 +89,9 @@ def watch() -> bool:
     from sqlalchemy import event
     from sqlalchemy.pool import Pool
 
-    from turnwise.sqlalchemy import brought
+    from turnwise.sqlalchemy import brought, require
 
+    require("a unit of work")
     brought.watch()
     event.listen(Pool, "reset", _reset)
     event.listen(session_class, "after_transaction_create", _begin)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from sqlalchemy import inspect, select
-from sqlalchemy.orm import Session, selectinload
+from sqlalchemy.orm import Mapper, Session, selectinload
 
 from turnwise import errors
 from turnwise.sqlalchemy.transactions import (
@@ -15,13 +15,14 @@ from turnwise.sqlalchemy.transactions import (
     server_of,
     unwrapped,
 )
+from turnwise.units import check_whole
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
 
     from sqlalchemy import ColumnElement, Dialect
     from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
-    from sqlalchemy.orm import Mapper, scoped_session
+    from sqlalchemy.orm import scoped_session
 
 T = TypeVar("T")
 
@@ -75,10 +76,15 @@ def get_for_update_skip_locked(
         UnsupportedServerError: PostgreSQL before 9.5, MySQL before 8.0.1, MariaDB before 10.6, or
             another database.
         UnsupportedUnitError: The connection is in AUTOCOMMIT and would keep no lock.
+        InvalidSettingError: ``limit`` is no number from 0.
+        TypeError: ``model`` is no mapped class, ``session`` no session.
     """
     target, is_async = unwrapped(session)
     if not isinstance(target, Session):
-        raise TypeError("session is a session of SQLAlchemy")
+        raise TypeError(f"session is a session of SQLAlchemy, not {type(target).__name__}")
+    if limit is not None:
+        check_whole("limit", limit, 0)
+    mapper_of(model)
     arguments = (target, model, conditions, limit, order_by, of)
     return in_greenlet(locked_rows, *arguments) if is_async else locked_rows(*arguments)
 
@@ -92,7 +98,7 @@ def locked_rows(
     of: object = None,
 ) -> list[T]:
     """Lock rows and return them."""
-    mapper: Mapper[T] = inspect(model)
+    mapper = mapper_of(model)
     connection = session.connection(bind_arguments={"mapper": mapper})
     if any(isinstance(changed, mapper.class_) for changed in session.dirty):
         session.flush()  # Else what is loaded anew would replace the changes.
@@ -112,6 +118,19 @@ def locked_rows(
     joined = [r for r in mapper.relationships if r.lazy in ("joined", False)]
     statement = statement.options(*(selectinload(getattr(model, r.key)) for r in joined))
     return list(session.scalars(statement, execution_options={"populate_existing": True}))
+
+
+def mapper_of(model: object) -> Mapper[Any]:
+    """The mapper of a mapped class.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    mapper = inspect(model, raiseerr=False)
+    if not isinstance(mapper, Mapper):
+        name = model.__name__ if isinstance(model, type) else type(model).__name__
+        raise TypeError(f"model is a mapped class, not {name}")
+    return mapper
 
 
 def primary_key_of(model: type[Any]) -> list[Any]:

@@ -31,8 +31,6 @@ OPTION = "turnwise_begin"
 BEGINS = ("auto", "immediate", "deferred")
 
 _KEY = "turnwise.sqlite"
-# Where the driver cannot be asked for its own.
-_TIMEOUT = 30.0
 # What the turn lock takes for a time.
 _LONGEST_WAIT = 2.0**31 / 1000
 _DRIVERS = frozenset({"pysqlite", "aiosqlite", "pysqlite_numeric", "pysqlite_dollar"})

@@ -44,7 +44,9 @@ def unwrapped(target: object) -> tuple[Engine | Connection | Session, bool]:
         return target.sync_engine, True
     if isinstance(target, (Session, Connection, Engine)):
         return target, False
-    raise TypeError(f"a session, connection or engine of SQLAlchemy, not {type(target).__name__}")
+    raise TypeError(
+        f"a session, connection or engine of SQLAlchemy is needed, not {type(target).__name__}"
+    )
 
 
 def _unstarted() -> Connection:
