@@ -1,8 +1,9 @@
 """Units of work: functions that are run again as a whole when the database asks for it.
 
 ``retry_on_deadlock`` and ``retry`` decorate a function, ``run`` calls one with a session and
-commits. The wrapper notes the time, some tens of nanoseconds, and that of a coroutine marks its
-context, less than a microsecond; everything else happens once the function has failed.
+commits. The wrapper notes the time, some tens of nanoseconds, and that of a coroutine looks
+whether its task has left a mark for its children, a hundred more; everything else happens once the
+function has failed.
 
 The outermost unit retries: one that is called in another lets its errors through, unless a session
 has committed since the other began, which then cannot be run again. Another thread, and another

@@ -14,6 +14,7 @@ import weakref
 from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from turnwise import _lineage
 from turnwise._process import frames_above, running_task
 from turnwise.attempts import causes
 
@@ -74,9 +75,6 @@ _here = _Here()
 # A task begins with a copy of its parent's context, so what its parent commits is not its own;
 # greenlets of SQLAlchemy share the context of their task.
 _committed: ContextVar[int] = ContextVar("turnwise_committed", default=0)
-# Of the unit of asyncio that runs: the family of the one around it, and when a session last
-# committed in it, its tasks and their threads, which inherit the context. A list costs less.
-family: ContextVar[list[Any] | None] = ContextVar("turnwise_family", default=None)
 
 
 def watch() -> bool:
@@ -129,9 +127,7 @@ def _note_commit() -> None:
     now = time.monotonic_ns()
     _committed.set(now)
     _here.committed = now
-    mine = family.get()
-    while mine is not None:
-        mine[1], mine = now, mine[0]
+    _lineage.note_commit(now)
 
 
 def _reset(dbapi_connection: object, record: object, state: PoolResetState) -> None:
@@ -159,20 +155,16 @@ def committed_at(*, anywhere: bool = False) -> int:
 
     ``anywhere``: in one of the units around this one, too.
     """
-    last = _committed.get()
+    last = max(_committed.get(), _lineage.committed_at(anywhere=anywhere))
     if running_task() is None:
         last = max(last, _here.committed)  # Also of an event loop that ran in this thread.
-    mine = family.get()
-    while mine is not None:
-        last = max(last, mine[1])
-        mine = mine[0] if anywhere else None
     return last
 
 
 def apart(function: Callable[[], R]) -> tuple[R, Context]:
     """Call a function whose commits are not those of the unit; and the context that it had."""
     context, committed = copy_context(), _here.committed
-    context.run(family.set, None)
+    context.run(_lineage.mark.set, None)
     try:
         return context.run(function), context
     finally:
