@@ -9,8 +9,20 @@ from proxy import Proxy
 from servers import Database, MariaDB, MissingServerError, PostgreSQL
 from unreached import NO_MYSQL, UNREACHED
 
-ONCE = ("test_facts_", "test_servers", "test_proxy")
-"""Modules whose tests are not about SQLAlchemy: they run with one version of it."""
+ONCE = (
+    "test_facts_",
+    "test_servers",
+    "test_proxy",
+    "test_classification_servers",
+    "test_guard_mysql",
+    "test_batches",
+    "test_claims",
+    "test_advisory",
+    "test_sorting",
+    "test_story",
+)
+"""Modules that `make test` runs with one version of SQLAlchemy: they are about servers and drivers,
+or go through its public names alone, and take their time."""
 
 
 def pytest_report_header() -> list[str]:
@@ -29,7 +41,7 @@ def pytest_collection_modifyitems(items) -> None:
         if {"postgresql", "mariadb", "database"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("servers")
         if item.path.name.startswith(ONCE):
-            item.add_marker("facts")
+            item.add_marker("once")
 
 
 def _started(kind):
