@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 HEADER = struct.Struct("=IIQqQ")
+# A sync that was only told of an earlier one's failure.
+TOLD = -2
 
 
 class Record(NamedTuple):
@@ -163,7 +165,10 @@ class Disk:
         elif record.kind in "Bb":
             self.syncs[record.sync] = self.number
         elif record.kind == "E":
-            self.files[record.inode].synced(self.syncs.pop(record.sync), record.at != 0)
+            before = self.syncs.pop(record.sync)
+            # It was written as well. The kernel has not said so, though: it is not counted upon.
+            if record.at != TOLD:
+                self.files[record.inode].synced(before, record.at != 0)
         elif record.kind == "e":
             self._folder_synced(self.syncs.pop(record.sync), record.at != 0)
         elif record.kind == "C":

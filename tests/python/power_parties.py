@@ -12,7 +12,7 @@ import threading
 import time
 from contextlib import closing
 
-import turnwise
+import turnwise.errors
 from power_recovery import INSERT, SCHEMA, rows
 from process_support import play
 
@@ -137,5 +137,31 @@ def failing(path, journal, durability, party, threads, units, size, after) -> No
     print(libraries.recorded_io_failures(), *sorted(failed))
 
 
+def holed(path: str, durability: str) -> None:
+    """Writes a row whose sync fails while somebody has the lock, and so leaves the log as it is."""
+    with turnwise.BatchWriter(path, journal_mode="wal", durability=durability) as writer:
+        # The log is new, and its header synced before the first commit.
+        writer.execute(INSERT, rows("holed", 0, 1, 10)[0])
+        sys.stdin.readline()
+        libraries.recorded_io_fail(0)
+        try:
+            writer.execute(INSERT, rows("failed", 0, 1, 10)[0])
+        except turnwise.errors.FlushFailedError as error:
+            print(error.kind, flush=True)
+        sys.stdin.read()
+
+
+def holder(path: str) -> None:
+    """Takes the lock as soon as the row is there that `holed` writes."""
+    with closing(sqlite3.connect(path, isolation_level=None, timeout=60)) as connection:
+        sys.stdin.readline()
+        while not connection.execute("SELECT 1 FROM landed WHERE party = 'failed'").fetchone():
+            pass
+        connection.execute("BEGIN IMMEDIATE")
+        print("locked", flush=True)
+        sys.stdin.read()
+        connection.execute("ROLLBACK")
+
+
 if __name__ == "__main__":
-    play({scene.__name__: scene for scene in (make, writes, once, outsider, failing)})
+    play({f.__name__: f for f in (make, writes, once, outsider, failing, holed, holder)})

@@ -32,11 +32,14 @@ struct record {
      * B and E begin and end of a file's sync, b and e of the folder's, N a note of the test. */
     uint32_t kind;
     uint64_t inode;
-    /* Where it was written; the new length; the result of a sync. */
+    /* Where it was written; the new length; of a sync 0, FAILED or TOLD. */
     int64_t at;
     /* Pairs the records of a sync. */
     uint64_t sync;
 };
+
+/* Nobody knows what of it is on disk; and: it was written, but is told of an earlier sync that had failed. */
+enum { FAILED = -1, TOLD = -2 };
 
 #define REAL(name) \
     static __typeof__(name) *real; \
@@ -133,14 +136,15 @@ void recorded_io_fail(int after) {
 
 int recorded_io_failures(void) { return (int)failing()->failures; }
 
-/* Whether the sync that ends now has failed. */
-static int sync_fails(int fd, const char *name) {
+/* What the sync that ends now has come to. */
+static int end_of_sync(int fd, const char *name) {
     if (!ends_with(name, "-wal") || fd >= (int)(sizeof told / sizeof *told)) return 0;
     struct failing *shared = failing();
-    if (shared->left > 0 && --shared->left == 0) shared->failures++;
+    int fails = shared->left > 0 && --shared->left == 0;
+    if (fails) shared->failures++;
     if (told[fd] == shared->failures) return 0;
     told[fd] = shared->failures;
-    return 1;
+    return fails ? FAILED : TOLD;
 }
 
 /* Puts a note of the test into the record. */
@@ -277,11 +281,11 @@ static int record_sync(int (*real)(int), int fd) {
     int result = real(fd);
     record.kind += 'E' - 'B';
     log = lock();
-    if (sync_fails(fd, name)) {
+    record.at = result != 0 ? FAILED : end_of_sync(fd, name);
+    if (record.at != 0) {
         errno = EIO;
         result = -1;
     }
-    record.at = result;
     append(log, record, NULL, 0);
     release(log);
     return result;

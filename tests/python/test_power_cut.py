@@ -6,13 +6,17 @@ import os
 import random
 import subprocess
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
 
 import pytest
 
 from power_cut import Record, read_log
 from power_recovery import DATABASE, Findings, Sweep, check_record
 from process_support import DELETE, WAL, kill_group, start
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # What has an acknowledged write on disk.
 LASTING = ["full", "pipelined"]
@@ -60,6 +64,19 @@ class Run:
                 assert process.returncode == 0, errors.decode()
                 told.append(out.decode())
             return told
+
+    @contextmanager
+    def going(self, scene, *arguments) -> Iterator[subprocess.Popen[bytes]]:
+        """A party that has begun and not ended; what it says comes line by line. In the end it is killed."""
+        environment = {**self.environment, "RECORDED_SYNC_US": "200000", "SCENE_LIMIT": "20"}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        with start(
+            "power_parties.py", scene, self.path, *arguments, env=environment, **pipes
+        ) as process:
+            try:
+                yield process
+            finally:
+                kill_group(process)
 
     def records(self) -> list[Record]:
         return read_log(self.log)
@@ -191,6 +208,26 @@ def test_nothing_acknowledged_around_a_failed_flush_is_lost(
     assert any(words[1:] for words in told), "nobody was told of the failure"
     failed = next(at for at, record in enumerate(run.records()) if record.kind == "E" and record.at)
     assert_kept(run.sweep(soak, failed - 20), 180)
+
+
+def test_who_opens_the_log_after_a_failed_flush_acknowledges_nothing_behind_the_hole(
+    run, soak
+) -> None:
+    """Linux tells the failure only to descriptors that were open, and their owner is killed before he mends."""
+    run.make(WAL)
+    with run.going("holder") as holder, run.going("holed", "pipelined") as holed:
+        for process in (holder, holed):
+            process.stdin.write(b"go\n")
+            process.stdin.flush()
+        assert holder.stdout.readline() == b"locked\n"
+        assert holed.stdout.readline() == b"FlushFailed\n"
+        kill_group(holed)
+        holed.wait()
+        holder.stdin.close()
+        assert holder.wait(60) == 0
+        run.together([("writes", WAL, "pipelined", "after", 2, 12, 60, 1)])
+    failed = next(at for at, record in enumerate(run.records()) if record.kind == "E" and record.at)
+    assert_kept(run.sweep(soak, failed - 20), 25)
 
 
 @pytest.mark.parametrize("scene", [one_process, three_processes])

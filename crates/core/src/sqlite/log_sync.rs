@@ -34,6 +34,9 @@ pub(super) fn rewrite_log(connection: &mut Connection) -> Result<(), i32> {
     let mut size: ffi::sqlite3_int64 = 0;
     // SAFETY: `file` is open and its own method is called.
     check(unsafe { size_of(file, &raw mut size) })?;
+    if size == 0 {
+        return Ok(());
+    }
     let mut part = vec![0_u8; 1 << 16];
     let mut at: ffi::sqlite3_int64 = 0;
     while at < size {

@@ -50,9 +50,12 @@ pub(crate) struct Store {
     doomed: bool,
     /// What the last COMMIT wrote to the log, or found there, is still to be synced.
     pub(super) unsynced: bool,
-    /// A sync of the log has failed: what was to be synced may be a hole, at which a recovery would
-    /// stop reading the log, whatever was synced behind it since.
+    /// The log may have a hole, at which a recovery would stop reading it, whatever was synced behind it
+    /// since: a sync has failed.
     pub(super) holed: bool,
+    /// Its log may have a hole from before it was open: Linux tells a failed sync only to descriptors that
+    /// were open then.
+    pub(super) newcomer: bool,
 }
 
 impl Store {
@@ -90,6 +93,7 @@ impl Store {
             doomed: false,
             unsynced: false,
             holed: false,
+            newcomer: true,
         })
     }
 
@@ -142,6 +146,9 @@ impl Store {
     pub(crate) fn begin(&mut self, durability: Durability) -> Result<(), Failure> {
         // What a ROLLBACK that failed has left open.
         self.try_roll_back()?;
+        if durability == Durability::Pipelined && self.journal_mode == Journal::Wal {
+            self.holed |= std::mem::take(&mut self.newcomer);
+        }
         self.mend_log()?;
         if self.durability != Some(durability) {
             let level = match (durability, self.journal_mode) {
