@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from turnwise import _lineage, _native
 from turnwise._process import frames_above
-from turnwise.attempts import Attempts, add_note, is_exhausted
+from turnwise.attempts import add_note, is_exhausted
 from turnwise.classification import classify
 from turnwise.ownership import not_owned, survey
-from turnwise.sqlalchemy import sessions
+from turnwise.sqlalchemy import greenlets, sessions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -70,15 +70,8 @@ class _Loop:
         args: tuple[object, ...],
         kwargs: Mapping[str, object],
     ) -> None:
-        plan = unit.plan
         self._unit, self._mark, self._args, self._kwargs = unit, mark, args, kwargs
-        self._attempts = Attempts(
-            plan.policy,
-            budget=plan.budget,
-            overrides=plan.overrides,
-            name=name,
-            started_at_ns=mark,
-        )
+        self._attempts = unit.plan.attempts(name, started_at_ns=mark)
         self._pause = 0.0
         self._found: sessions.Survey | None = None
 
@@ -145,8 +138,7 @@ class _Loop:
     def repeat(self, function: Callable[..., Any]) -> Any:  # noqa: ANN401 - the function's own
         """Sleep and try again until it succeeds or is given up."""
         while True:
-            if not sessions.sleep_in_greenlet(self._pause):
-                time.sleep(self._pause)
+            greenlets.sleep(self._pause)
             try:
                 result = function(*self._args, **self._kwargs)
             except Exception as error:

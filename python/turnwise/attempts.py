@@ -51,6 +51,16 @@ class Plan(NamedTuple):
     budget: Budget | None
     overrides: tuple[Override, ...]
 
+    def attempts(self, name: str, *, started_at_ns: int) -> Attempts:
+        """The attempts of a unit of work of this name, whose first one began then."""
+        return Attempts(
+            self.policy,
+            budget=self.budget,
+            overrides=self.overrides,
+            name=name,
+            started_at_ns=started_at_ns,
+        )
+
 
 def plan(settings: Settings) -> Plan:
     """Check the settings of a retrying function.

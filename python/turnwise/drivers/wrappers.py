@@ -86,7 +86,7 @@ def trace(error: BaseException) -> Trace:
         if dialect is None and module == "sqlalchemy.engine.base":
             connection = frame.f_locals.get("self")
             dialect = frame.f_locals.get("dialect") or getattr(connection, "dialect", None)
-    is_autocommit = _is_autocommit(connection, dialect)
+    is_autocommit = commits_itself(connection, dialect)
     if is_autocommit and phase == "rollback":
         # It has nothing to roll back, and hides the error of the statement before it.
         phase = "statement"
@@ -104,8 +104,8 @@ def original_of(error: BaseException) -> BaseException | None:
     return None
 
 
-def _is_autocommit(connection: Any, dialect: object) -> bool:  # noqa: ANN401 - not imported
-    """Set for the connection or its engine, else when the engine was made."""
+def commits_itself(connection: Any, dialect: object) -> bool:  # noqa: ANN401 - not imported
+    """Whether AUTOCOMMIT was set for the connection or its engine, else when that was made."""
     try:
         level = connection.get_execution_options().get("isolation_level")
     except AttributeError:

@@ -22,7 +22,7 @@ from turnwise.sqlalchemy.advisory_servers import (
 )
 from turnwise.sqlalchemy.transactions import (
     MYSQL,
-    driver_of,
+    dbapi_connection_of,
     in_greenlet,
     refuse_autocommit,
     server_of,
@@ -141,7 +141,7 @@ class AdvisoryLock:
             elif connection is not None:
                 self._give_back(connection, error)
         elif connection is not None and not connection.closed and not connection.in_transaction():
-            let_go(connection.info, driver_of(connection), self.number)
+            let_go(connection.info, dbapi_connection_of(connection), self.number)
 
     async def __aexit__(
         self,
@@ -160,7 +160,7 @@ class AdvisoryLock:
         connection = target.connection() if isinstance(target, Session) else target
         path = None
         if connection.dialect.name == "sqlite":
-            path = turn_file(driver_of(connection), self.number)
+            path = turn_file(dbapi_connection_of(connection), self.number)
         else:
             refuse_autocommit(connection)
         if connection.dialect.name != "postgresql":
@@ -191,7 +191,7 @@ class AdvisoryLock:
         connection = engine.connect()
         try:
             if connection.dialect.name == "sqlite":
-                path = turn_file(driver_of(connection), self.number)
+                path = turn_file(dbapi_connection_of(connection), self.number)
                 connection.close()
                 return path
             connection = connection.execution_options(isolation_level="AUTOCOMMIT")

@@ -84,13 +84,8 @@ class Claiming(Generic[T]):
         """Seconds until a batch that has failed is claimed again; raises where it is not."""
         verdict = self.check_doubt(error)
         if self._attempts is None:
-            self._attempts = Attempts(
-                self._plan.policy,
-                budget=self._plan.budget,
-                overrides=self._plan.overrides,
-                name=f"claim {self._name}",
-                started_at_ns=self._began,
-            )
+            name = f"claim {self._name}"
+            self._attempts = self._plan.attempts(name, started_at_ns=self._began)
         pause = self._attempts.after(error, verdict=verdict)
         if pause is None:
             self._attempts.note(error)

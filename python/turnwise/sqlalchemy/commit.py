@@ -23,10 +23,10 @@ from turnwise.sqlalchemy.committing import (
     connections_of,
     has_turns,
     is_open,
-    sleep,
-    wait,
 )
+from turnwise.sqlalchemy.greenlets import sleep, wait
 from turnwise.sqlalchemy.restoring import NotRestoredError, PendingWork, flushed
+from turnwise.sqlalchemy.sessions import roll_back_or_drop
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -223,13 +223,7 @@ class _Commit:
     def _pause(self, error: Exception, verdict: Verdict) -> float:
         """Seconds until the next attempt; raises the error itself once they are spent."""
         if self._attempts is None:
-            self._attempts = Attempts(
-                self._how.policy,
-                budget=self._how.budget,
-                overrides=self._how.overrides,
-                name="commit_with_retry",
-                started_at_ns=self._began,
-            )
+            self._attempts = self._how.attempts("commit_with_retry", started_at_ns=self._began)
         pause = self._attempts.after(error, verdict=verdict)
         if pause is None:
             self._verdict = None
@@ -257,10 +251,7 @@ class _Commit:
             raise
 
     def _roll_back(self) -> None:
-        try:
-            self._session.rollback()
-        except Exception:  # noqa: BLE001 - the server is gone, and its transaction with it
-            self._session.invalidate()
+        roll_back_or_drop(self._session)
 
 
 def _unknown(why: str) -> CommitOutcomeUnknownError:

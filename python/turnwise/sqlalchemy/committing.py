@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import event
@@ -13,7 +12,7 @@ from turnwise.errors import TransactionPoisonedError
 from turnwise.sqlalchemy.driver_connections import driver_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from sqlalchemy import Connection
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -226,24 +225,3 @@ def layer_of(connection: Connection, name: str) -> object:
 def has_turns(connection: Connection) -> bool:
     """Whether `install` looks after this SQLite engine's transactions, and repeats its COMMIT."""
     return layer_of(connection, "sqlite_turns") is not None
-
-
-def sleep(seconds: float) -> None:
-    """Wait: the thread, or in SQLAlchemy's greenlets the task."""
-    from sqlalchemy.util import concurrency
-
-    if "sqlalchemy.ext.asyncio" in sys.modules and concurrency.in_greenlet():
-        import asyncio
-
-        wait(asyncio.sleep(seconds))
-    else:
-        time.sleep(seconds)
-
-
-def wait(awaitable: Awaitable[Answer]) -> Answer:
-    """Await something from synchronous code below ``AsyncSession.run_sync``."""
-    from sqlalchemy.util import concurrency
-
-    # SQLAlchemy 2.1 calls it await_, and will drop the other name with 2.2.
-    answer: Answer = (getattr(concurrency, "await_", None) or concurrency.await_only)(awaitable)
-    return answer

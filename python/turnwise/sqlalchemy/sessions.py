@@ -12,11 +12,12 @@ import threading
 import time
 import weakref
 from contextvars import ContextVar, copy_context
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from turnwise import _lineage
 from turnwise._process import frames_above, running_task
 from turnwise.attempts import causes
+from turnwise.drivers.wrappers import commits_itself
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -229,11 +230,9 @@ def _is_several(transaction: SessionTransaction) -> bool:
 def _commits_itself(transaction: SessionTransaction) -> bool:
     """Whether a connection of the transaction is set to AUTOCOMMIT."""
     for connection, _, _, _ in _entries(transaction):
-        dialect: Any = connection.dialect
-        level = connection.get_execution_options().get("isolation_level")
-        if (level or getattr(dialect, "_on_connect_isolation_level", None)) == "AUTOCOMMIT":
+        if commits_itself(connection, connection.dialect):
             # Where a listener begins the transaction this is how the driver is told not to.
-            return not (dialect.name == "sqlite" and connection.dispatch.begin)
+            return not (connection.dialect.name == "sqlite" and connection.dispatch.begin)
     return False
 
 
@@ -345,10 +344,15 @@ def roll_back(survey: Survey) -> None:
         if not connection.invalidated:
             _end_leftover(connection.connection.dbapi_connection)
     for session in survey.begun:
-        try:
-            session.rollback()
-        except Exception:  # noqa: BLE001 - the server is gone, and its transaction with it
-            session.invalidate()
+        roll_back_or_drop(session)
+
+
+def roll_back_or_drop(session: Session) -> None:
+    """Roll back a session, or drop its connection where it cannot."""
+    try:
+        session.rollback()
+    except Exception:  # noqa: BLE001 - the server is gone, and its transaction with it
+        session.invalidate()
 
 
 async def aroll_back(survey: Survey) -> None:
@@ -368,20 +372,6 @@ def put_back(mark: int) -> str | None:
     """
     brought = sys.modules.get("turnwise.sqlalchemy.brought")
     return None if brought is None else brought.put_back(mark)
-
-
-def sleep_in_greenlet(seconds: float) -> bool:
-    """Sleep in the event loop from below an ``AsyncSession.run_sync``. ``False``: not there."""
-    concurrency = sys.modules.get("sqlalchemy.util.concurrency")
-    greenlets = sys.modules.get("greenlet")
-    if concurrency is None or greenlets is None or not concurrency.in_greenlet():
-        return False
-    import asyncio
-
-    # 2.1 has renamed it.
-    wait = getattr(concurrency, "await_", None) or concurrency.await_only
-    wait(asyncio.sleep(seconds))
-    return True
 
 
 def _site() -> str:

@@ -72,7 +72,7 @@ async def aclose(session: AsyncSession) -> None:
     await asyncio.shield(asyncio.ensure_future(in_greenlet(close, session.sync_session)))
 
 
-def driver_of(connection: Connection) -> Any:
+def dbapi_connection_of(connection: Connection) -> Any:
     """The driver's connection; for async drivers the one that acts as sync."""
     return connection.connection.dbapi_connection
 
@@ -85,7 +85,7 @@ def refuse_autocommit(connection: Connection) -> None:
     """
     if connection.dialect.name == "sqlite":
         return  # Whoever begins transactions on SQLite by hand has the driver commit by itself.
-    if connection.dialect.detect_autocommit_setting(driver_of(connection)):
+    if connection.dialect.detect_autocommit_setting(dbapi_connection_of(connection)):
         raise errors.UnsupportedUnitError(
             "the connection is in AUTOCOMMIT: what is locked would be free again at once; "
             "use a connection that begins a transaction"

@@ -7,13 +7,11 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
-from turnwise._process import running_task
+from turnwise._process import frames_above, running_task
+from turnwise.sqlalchemy.greenlets import wait
 from turnwise.turn import TurnContext
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
-    from types import FrameType
-
     from turnwise._native import NativeTurn
     from turnwise.turn import TurnLock
 
@@ -63,47 +61,28 @@ class Suspending:
     """On a connection of ``aiosqlite``: the task waits, in SQLAlchemy's greenlet."""
 
     def __init__(self, driver_connection: Any) -> None:
-        # SQLAlchemy 2.1 calls it await_, and will drop this name with 2.2.
-        from sqlalchemy.util import concurrency
-
-        self._wait: Callable[[Awaitable[Any]], Any] = (
-            concurrency.await_ if hasattr(concurrency, "await_") else concurrency.await_only
-        )
         self._connection = driver_connection
 
     def turn(self, lock: TurnLock, timeout: float, site: str) -> NativeTurn:
         """Wait for the turn."""
-        turn: NativeTurn = self._wait(TurnContext(lock, timeout, site).__aenter__())
+        turn: NativeTurn = wait(TurnContext(lock, timeout, site).__aenter__())
         return turn
 
     def sleep(self, seconds: float) -> None:
         """Wait."""
         import asyncio
 
-        self._wait(asyncio.sleep(seconds))
+        wait(asyncio.sleep(seconds))
 
     def run(self, sql: str) -> list[Any]:
         """Run a statement in the connection's thread."""
-        return list(self._wait(self._connection.execute_fetchall(sql)))
+        return list(wait(self._connection.execute_fetchall(sql)))
 
 
 def place() -> str:
     """The line of the application that runs a statement, above SQLAlchemy and its greenlets."""
-    for frame in _frames(sys._getframe(1)):  # noqa: SLF001 - what traceback and logging use
+    for frame in frames_above(sys._getframe(1)):  # noqa: SLF001 - what traceback and logging use
         # Code that SQLAlchemy generates has no file, but the name of its module.
         if str(frame.f_globals.get("__name__")).partition(".")[0] not in _OURS:
             break
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
-
-
-def _frames(innermost: FrameType) -> Iterator[FrameType]:
-    """The frames of this greenlet, then those of the coroutine that waits for it, and so on."""
-    loaded = sys.modules.get("greenlet")
-    greenlet = loaded.getcurrent() if loaded else None
-    frame: FrameType | None = innermost
-    while frame is not None:
-        yield frame
-        frame = frame.f_back
-        if frame is None and greenlet is not None:
-            greenlet = greenlet.parent
-            frame = greenlet.gr_frame if greenlet is not None else None
