@@ -18,6 +18,8 @@ mod handoff;
 mod numbered;
 pub mod retry;
 pub mod rng;
+#[cfg(feature = "threads")]
+pub mod session;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 #[cfg(feature = "threads")]
