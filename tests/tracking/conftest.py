@@ -1,0 +1,13 @@
+"""What the tests of the tracker share: the private servers."""
+
+from __future__ import annotations
+
+import sqlalchemy
+
+from server_fixtures import mariadb, mariadb_database, postgresql, postgresql_database
+
+__all__ = ["mariadb", "mariadb_database", "postgresql", "postgresql_database"]  # Fixtures.
+
+
+def pytest_report_header() -> str:
+    return f"SQLAlchemy {sqlalchemy.__version__}"
