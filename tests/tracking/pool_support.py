@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 import time
 
 import pytest
@@ -44,6 +46,21 @@ def end(database, number):
     database.sql(END[database.dialect].format(number), admin=True)
     assert until(lambda: number not in living(database))
     time.sleep(0.02)  # Over the loopback, the news is there by then.
+
+
+def crash(database, victim, *neighbours):
+    """Kill a process of PostgreSQL, which ends the others too, and wait until it is back."""
+    os.kill(victim, signal.SIGKILL)
+    for number in neighbours:
+        assert until(lambda number=number: not os.path.exists(f"/proc/{number}"))
+    assert until(lambda: _answers(database))
+
+
+def _answers(database):
+    try:
+        return database.sql("SELECT 1", admin=True) == [(1,)]
+    except Exception:
+        return False
 
 
 def pause(engine, seconds):

@@ -13,7 +13,7 @@ from sqlalchemy import create_engine, exc
 from sqlalchemy.pool import StaticPool
 
 from engines import use
-from pool_support import ALL, QUIET, database_of, end, number_of, pause, reports
+from pool_support import ALL, QUIET, crash, database_of, end, number_of, pause, reports
 from proxy import Proxy
 from servers import ASYNCHRONOUS, DRIVERS, PostgreSQL, until
 from turnwise.tracking import sockets
@@ -84,6 +84,20 @@ def test_a_connection_that_was_cut_on_the_way_is_replaced(request, driver, repor
 
     with database_of(request, driver) as database, Proxy(database.server) as proxy:
         use(proxy.url(database.url(driver)), body)
+
+
+def test_a_crash_of_the_server_ends_all_and_the_socket_says_why(postgresql_database, reports):
+    def body(engine):
+        check_liveness(engine)
+        with engine.connect() as victim, engine.connect() as neighbour:
+            numbers = number_of(victim), number_of(neighbour)
+        crash(postgresql_database, *numbers)
+        with engine.connect() as one, engine.connect() as other:
+            assert not {number_of(one), number_of(other)} & {*numbers}
+        assert reports.codes == ["dead-in-pool"] * 2
+        assert sorted("(57P02)" in detail for _, detail, _ in reports) == [False, True]
+
+    use(postgresql_database.url("psycopg2"), body)
 
 
 @pytest.mark.parametrize("driver", ["psycopg2", "psycopg", "pg8000", "psycopg_async"])
@@ -227,6 +241,7 @@ def test_what_is_encrypted_is_asked_before_it_is_thrown_away(encrypted, driver, 
 
 
 FATAL = b"E\x00\x00\x00\x1dSFATAL\x00VFATAL\x00C57P05\x00Mx\x00\x00"
+CRASH = b"N\x00\x00\x00\x13SWARN\x00C57P02\x00\x00"
 NOTICE = b"N\x00\x00\x00\x09SNOT\x00"
 STATUS = b"S\x00\x00\x00\x08a\x00b\x00"
 NOTIFY = b"A\x00\x00\x00\x0c\x00\x00\x00\x01n\x00p\x00"
@@ -235,6 +250,7 @@ ARRIVED = {
     "a setting, then a notification": ("postgresql", STATUS + NOTIFY, (False, "")),
     "half of a notification": ("postgresql", NOTIFY[:3], (False, "")),
     "the end": ("postgresql", FATAL, (True, "57P05")),
+    "a crash": ("postgresql", CRASH, (True, "57P02")),
     "a notice, then the end": ("postgresql", NOTICE + FATAL, (True, "57P05")),
     "somebody else's rows": (
         "postgresql",

@@ -136,26 +136,32 @@ def _is_encrypted(data: bytes) -> bool:
 
 _UNASKED = b"ANS"  # NotificationResponse, NoticeResponse, ParameterStatus.
 _ANSWERS = b"RKZTDCEIGHWVcdfnst123v"
+_CRASH = "57P02"
+"""The one end that PostgreSQL announces by a notice: another of its processes has crashed."""
 
 
 def _postgresql(data: bytes) -> Arrived:
-    place = 0
+    place, reason = 0, ""
     while place < len(data):
         kind = data[place : place + 1]
         length = int.from_bytes(data[place + 1 : place + 5], "big")
+        rest = data[place + 5 : place + 1 + length]
         if kind not in _UNASKED:
             break
+        if kind == b"N" and _sqlstate(rest) == _CRASH:
+            reason = _CRASH
         place += 1 + length if length >= 4 else len(data)
     else:
-        return Arrived(is_dead=False)
+        return Arrived(is_dead=bool(reason), reason=reason)
     if kind not in _ANSWERS:
         return Arrived(is_dead=None)
-    if kind != b"E":
-        return Arrived(is_dead=True, reason="an unread answer")
-    fields = {
-        field[:1]: field[1:] for field in data[place + 5 : place + 1 + length].split(b"\0") if field
-    }
-    return Arrived(is_dead=True, reason=fields.get(b"C", b"").decode("ascii", "replace"))
+    return Arrived(is_dead=True, reason=_sqlstate(rest) if kind == b"E" else "an unread answer")
+
+
+def _sqlstate(fields: bytes) -> str:
+    """Of the fields of an error or a notice, each a letter and a text."""
+    codes = [field[1:] for field in fields.split(b"\0") if field[:1] == b"C"]
+    return codes[0].decode("ascii", "replace") if codes else ""
 
 
 def _mysql(data: bytes) -> Arrived:

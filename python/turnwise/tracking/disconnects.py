@@ -1,0 +1,253 @@
+"""Says why a connection is gone: which limit ended it, and how long it had been idle.
+
+psycopg2, asyncpg and pg8000 hide the server's reason if it came while the connection was idle, and
+MariaDB sends none. The server's limits are therefore read when a connection is opened, and compared
+with how long it had been idle.
+"""
+
+from __future__ import annotations
+
+import time
+import weakref
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sqlalchemy import Engine, event
+
+from turnwise import drivers
+from turnwise.attempts import add_note
+from turnwise.sqlalchemy import dialect_events, interception
+from turnwise.sqlalchemy.installing import engines_of
+from turnwise.tracking import limits as server_limits
+from turnwise.tracking import reporting
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from sqlalchemy.engine import Connection, Dialect, ExceptionContext
+    from sqlalchemy.pool import ConnectionPoolEntry
+
+_LIMITS = "turnwise.limits"
+_ANSWERED = "turnwise.answered"
+_LAYER = "disconnects"
+_TOLERANCE = 0.05
+"""Seconds that the client may have waited less than the server: the way between them."""
+
+
+class Idle(NamedTuple):
+    """What a connection did before the statement that found it gone."""
+
+    seconds: float
+    """Since the last answer."""
+    in_transaction: bool
+    """The last answer belonged to a transaction that was still open."""
+
+
+def explain_disconnects(engine: object, *, limits: bool = True) -> None:
+    """Note on every error of a lost connection what ended it; report ``killed-by-server``.
+
+    Takes an ``Engine``, an ``AsyncEngine``, or Flask-SQLAlchemy's extension object. The note says
+    which limit of the server it was, or that it was an administrator, a crash or the network, and
+    for how long the connection had been idle, in a transaction or not. Connections that are open
+    already are explained without limits.
+
+    ``limits``: read the server's limits when a connection is opened, two round trips.
+
+    Raises:
+        TypeError: it is no engine.
+    """
+    for one in engines_of(engine):
+        if interception.layer_of(one.dialect, _LAYER) is None:
+            layer = Disconnects(limits=limits)
+            interception.add(one.dialect, _LAYER, layer)
+            layer.attach(one)
+
+
+def stop_explaining_disconnects(engine: object) -> None:
+    """Leave the engine as it was. Harmless if it is not explained."""
+    for one in engines_of(engine):
+        layer = interception.layer_of(one.dialect, _LAYER)
+        if layer is not None:
+            interception.remove(one.dialect, _LAYER)
+            layer.detach(one)
+
+
+class Disconnects:
+    """The listeners of one engine, or of all.
+
+    ``idle`` tells what a connection did last; without it the layer ``disconnects`` of the dialect
+    remembers that, 0.4 µs a statement.
+    """
+
+    def __init__(
+        self,
+        *,
+        limits: bool = True,
+        idle: Callable[[Connection], Idle | None] | None = None,
+    ) -> None:
+        self._reads_limits = limits
+        self._idle = idle or _remembered
+
+    def attach(self, target: Engine | type[Engine]) -> None:
+        """Listen to an engine, or to ``Engine``: all of them."""
+        event.listen(target, "handle_error", self._failed)
+        if self._reads_limits:
+            event.listen(target, "connect", self._connected)
+
+    def detach(self, target: Engine | type[Engine]) -> None:
+        """Listen no more."""
+        for name, listener in (("handle_error", self._failed), ("connect", self._connected)):
+            if event.contains(target, name, listener):
+                event.remove(target, name, listener)
+        if isinstance(target, Engine):
+            dialect_events.lower_flag(target.dialect)
+
+    def do_execute(
+        self,
+        proceed: Callable[..., Any],
+        cursor: Any,
+        statement: Any,
+        parameters: Any,
+        context: Any = None,
+    ) -> Any:
+        """Remember when the answer came, and in which transaction."""
+        result = proceed(cursor, statement, parameters, context)
+        _remember(context)
+        return result
+
+    do_executemany = do_execute
+
+    def do_execute_no_params(
+        self, proceed: Callable[..., Any], cursor: Any, statement: Any, context: Any = None
+    ) -> Any:
+        """The same."""
+        result = proceed(cursor, statement, context)
+        _remember(context)
+        return result
+
+    def _connected(self, connection: Any, record: ConnectionPoolEntry) -> None:
+        dialect = drivers.dialect_of(connection)
+        if dialect in ("postgresql", "mysql"):
+            record.info[_LIMITS] = server_limits.read(connection, dialect)
+
+    def _failed(self, context: ExceptionContext) -> None:
+        with suppress(Exception):  # An explanation must not take the place of the error.
+            self._explain(context)
+
+    def _explain(self, context: ExceptionContext) -> None:
+        connection, error = context.connection, context.original_exception
+        if connection is None or context.is_pre_ping:
+            return
+        reading = drivers.read(error)
+        if reading is None or not (context.is_disconnect or reading.code == "57014"):
+            return
+        info = connection.info
+        idle = self._idle(connection)
+        text = explain(reading, info.get(_LIMITS, {}), idle, server=_server_of(connection.dialect))
+        add_note(context.sqlalchemy_exception or error, f"turnwise: {text}")
+        if context.is_disconnect:
+            record = getattr(connection.connection, "_connection_record", None)
+            age = idle.seconds if idle else None
+            reporting.report("killed-by-server", detail=text, connection=record, age=age)
+
+
+def _remember(context: Any) -> None:
+    try:
+        connection = context.root_connection
+        transaction = connection.get_transaction()
+        connection.info[_ANSWERED] = (
+            time.monotonic(),
+            None if transaction is None else weakref.ref(transaction),
+        )
+    except Exception:  # noqa: BLE001 - SQLAlchemy's own first questions have no place for it
+        return
+
+
+def _remembered(connection: Connection) -> Idle | None:
+    answered = connection.info.get(_ANSWERED)
+    if answered is None:
+        return None
+    at, transaction = answered
+    is_same = transaction is not None and transaction() is connection.get_transaction()
+    autocommit = connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT"
+    return Idle(time.monotonic() - at, is_same and not autocommit)
+
+
+def _server_of(dialect: Dialect) -> str:
+    if dialect.name == "postgresql":
+        return "PostgreSQL"
+    return "MariaDB" if getattr(dialect, "is_mariadb", False) else "MySQL"
+
+
+_LIMIT_OF_CODE = {
+    "25P03": "idle_in_transaction_session_timeout",
+    "57P05": "idle_session_timeout",
+    "25P04": "transaction_timeout",
+    "57014": "statement_timeout",
+    4031: "wait_timeout",
+}
+_CAUSE_OF_CODE = {
+    "57P01": "pg_terminate_backend, or the server was shut down",
+    "57P02": "a process of the server crashed, which ends all connections",
+    1927: "KILL",
+    1053: "the server was shut down",
+}
+# The last resort: PgBouncer has one SQLSTATE for all, and its words are the names of its limits.
+_OF_PGBOUNCER = {
+    "idle transaction timeout": "idle_transaction_timeout",
+    "client_idle_timeout": "client_idle_timeout",
+    "query_wait_timeout": "query_wait_timeout",
+    "query timeout": "query_timeout",
+    "query_timeout": "query_timeout",
+    "transaction timeout": "transaction_timeout",
+}
+
+
+def explain(
+    reading: drivers.Reading, limits: Mapping[str, float], idle: Idle | None, *, server: str
+) -> str:
+    """One sentence: what ended the connection, as far as it is known, and how idle it had been."""
+    what = ""
+    if idle is not None:
+        where = "idle in a transaction" if idle.in_transaction else "idle"
+        what = f"; it had been {where} for {idle.seconds:.3g} s"
+    code = reading.code
+    if code == "57014":
+        limit = limits.get("statement_timeout")
+        bound = f" (statement_timeout is {limit:g} s)" if limit else ""
+        return f"{server} cancelled the statement{bound}, the connection is intact"
+    if code in _LIMIT_OF_CODE:
+        name = _LIMIT_OF_CODE[code]
+        value = f" of {limits[name]:g} s" if name in limits else ""
+        return f"{server} ended the connection by its {name}{value} ({code}){what}"
+    if code in _CAUSE_OF_CODE:
+        return f"{server} ended the connection: {_CAUSE_OF_CODE[code]} ({code}){what}"
+    for words, name in _OF_PGBOUNCER.items():
+        if code == "08P01" and words in reading.message:
+            return f"PgBouncer ended the connection by its {name}{what}"
+    return _inferred(limits, idle, what, server=server)
+
+
+def _inferred(limits: Mapping[str, float], idle: Idle | None, what: str, *, server: str) -> str:
+    """The limit that ends a connection first, of those that it had reached."""
+    if idle is not None:
+        names = [*server_limits.IN_TRANSACTION] if idle.in_transaction else []
+        if not (idle.in_transaction and server == "PostgreSQL"):
+            names += server_limits.IDLE
+        fit = [
+            (limits[name], name)
+            for name in names
+            if name in limits and idle.seconds + _TOLERANCE >= limits[name]
+        ]
+        if fit:
+            limit, name = min(fit)
+            return f"{server} ended the connection by its {name} of {limit:g} s{what}"
+    known = ", ".join(f"{name} {seconds:g} s" for name, seconds in sorted(limits.items()))
+    return (
+        f"the connection to {server} is gone{what}; "
+        + (f"its limits do not explain it ({known}): " if known else "")
+        + "somebody ended it, the server crashed, or the network or a pooler between cut it"
+    )
+
+
+__all__ = ["Disconnects", "Idle", "explain", "explain_disconnects", "stop_explaining_disconnects"]
