@@ -1,13 +1,9 @@
 //! The layer around a dialect's functions.
 
-
-
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
-use turnwise::session::{
-    FindingCode, LeaseId, Outcome, Severity, Use, Wrong, may_write,
-};
+use turnwise::session::{FindingCode, LeaseId, Outcome, Severity, Use, Wrong, may_write};
 
 use super::tracker::{NativeTracker, thread};
 use super::{now_ns, seconds};
@@ -254,4 +250,3 @@ pub(super) fn is_in_transaction(connection: &Bound<'_, PyAny>) -> Option<bool> {
     let status: i64 = info.getattr(intern!(py, "transaction_status")).ok()?.extract().ok()?;
     Some(status != 0)
 }
-

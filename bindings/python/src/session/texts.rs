@@ -182,4 +182,3 @@ impl Words for Readable<'_> {
             .unwrap_or_default()
     }
 }
-

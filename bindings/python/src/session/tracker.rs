@@ -10,7 +10,8 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyWeakrefReference};
 use turnwise::session::{
-    FindingCode, Journal, LeaseId, Limits, Opening, OwnerFacts, Phase, Severity, Tracker, Use, Wrong,
+    FindingCode, Journal, LeaseId, Limits, Opening, OwnerFacts, Phase, Severity, Tracker, Use,
+    Wrong,
 };
 
 use super::finding::Finding;
@@ -131,7 +132,8 @@ impl NativeTracker {
             }
             lease.thread = r#use.thread;
         }
-        finding.by = by.flatten().or_else(|| self.owner(py).map(|owner| owner.get().inner.facts(now)));
+        finding.by =
+            by.flatten().or_else(|| self.owner(py).map(|owner| owner.get().inner.facts(now)));
         self.tell(py, finding)
     }
 
@@ -277,8 +279,7 @@ impl NativeTracker {
                 // Not one that is watched.
                 let Ok(Some((pool, backend_pid))) = told else { return };
                 let pool: Arc<str> = pool.into();
-                let new =
-                    Connected { record, pool: Arc::clone(&pool), backend_pid, lease: None };
+                let new = Connected { record, pool: Arc::clone(&pool), backend_pid, lease: None };
                 lock(&self.connections).insert(key, new);
                 (pool, backend_pid, None)
             }
@@ -496,7 +497,11 @@ impl NativeTracker {
 
 impl NativeTracker {
     /// The lease of a `Connection` of SQLAlchemy.
-    pub(super) fn lease_of(&self, py: Python<'_>, connection: &Bound<'_, PyAny>) -> Option<LeaseId> {
+    pub(super) fn lease_of(
+        &self,
+        py: Python<'_>,
+        connection: &Bound<'_, PyAny>,
+    ) -> Option<LeaseId> {
         let fairy = connection.getattr(intern!(py, "_dbapi_connection")).ok()?;
         let driver = fairy.getattr(intern!(py, "dbapi_connection")).ok()?;
         self.lease_at(address(&driver))

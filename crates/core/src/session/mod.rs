@@ -5,7 +5,7 @@
 mod finding;
 mod json;
 mod lease;
-#[cfg(test)]
+#[cfg(all(test, shuttle))]
 mod model;
 mod owner;
 mod report;

@@ -2,14 +2,15 @@
 
 /// Words that begin a statement which may take locks of a write.
 const WRITES: [&str; 13] = [
-    "insert", "update", "delete", "replace", "merge", "lock", "alter", "truncate", "create", "drop",
-    "call", "copy", "do",
+    "insert", "update", "delete", "replace", "merge", "lock", "alter", "truncate", "create",
+    "drop", "call", "copy", "do",
 ];
 
 /// Whether a statement may take locks of a write: by its first word, and a SELECT by its last clause.
 pub fn may_write(statement: &str) -> bool {
     let text = statement.trim_start_matches(|c: char| c.is_ascii_whitespace() || c == '(');
-    let text = if text.starts_with("--") || text.starts_with("/*") { after_comments(text) } else { text };
+    let text =
+        if text.starts_with("--") || text.starts_with("/*") { after_comments(text) } else { text };
     let end = text.bytes().position(|byte| !byte.is_ascii_alphabetic()).unwrap_or(text.len());
     let word = text.get(..end).unwrap_or_default();
     if word.eq_ignore_ascii_case("select") {
