@@ -121,6 +121,8 @@ fn every_code_has_its_section() {
         assert!(format!("{} ", flat(section)).contains(&change), "{code}: {change}");
     }
     let known = |name: &&str| FindingCode::from_name(name).is_some();
+    let vectors: Value = serde_json::from_str(&repository("tests/vectors/findings.json")).unwrap();
+    assert!(page.contains(vectors["vectors"][0]["line"].as_str().unwrap()), "the example");
     assert_eq!(sections.keys().filter(|name| known(name)).count(), FindingCode::ALL.len());
 }
 

@@ -5,7 +5,9 @@
 use std::collections::HashMap;
 
 use proptest::prelude::*;
-use turnwise::session::{Finding, FindingCode, Journal, LeaseFacts, LeaseState};
+use turnwise::session::{
+    Finding, FindingCode, Journal, LeaseFacts, LeaseState, OwnerFacts, OwnerKind, Phase,
+};
 
 const MINUTE: u64 = 60_000_000_000;
 
@@ -44,7 +46,7 @@ fn with_last(opened: &str, last: &str) -> Finding {
 }
 
 #[test]
-fn the_site_that_took_the_lease_comes_before_the_last() {
+fn repeats_are_those_of_one_site() {
     let mut journal = Journal::new();
     let mut told = |finding| journal.note(finding, 0).reported.is_some();
     assert!(told(with_last("a", "x")));
@@ -52,9 +54,26 @@ fn the_site_that_took_the_lease_comes_before_the_last() {
     assert!(told(with_last("", "x")));
     assert!(told(with_last("", "y")));
     assert!(!told(with_last("", "y")));
-    let without = Finding { lease: None, ..with_last("", "") };
-    assert!(told(without.clone()));
-    assert!(!told(without));
+    let mut owned = with_last("", "");
+    owned.lease.as_mut().unwrap().owner = Some(owner("GET /items"));
+    assert!(told(owned.clone()));
+    assert!(told(Finding { by: Some(owner("GET /users")), ..owned.clone() }));
+    assert!(!told(Finding { lease: None, by: Some(owner("GET /users")), ..owned.clone() }));
+    assert!(!told(owned.clone()));
+    let nowhere = Finding { lease: None, ..owned };
+    assert!(told(nowhere.clone()));
+    assert!(!told(nowhere));
+}
+
+fn owner(name: &str) -> OwnerFacts {
+    OwnerFacts {
+        number: 1,
+        kind: OwnerKind::Request,
+        id: String::new(),
+        name: name.to_owned(),
+        phase: Phase::Running,
+        age_ns: 0,
+    }
 }
 
 #[test]

@@ -37,8 +37,8 @@ struct Site {
 
 /// The findings of a process: the newest, a count of all, and which of them to tell.
 ///
-/// Of one code at one site (the line that took the lease or, where that is not known, the line of
-/// its last statement) the first is told, and then one a minute.
+/// Of one code at one site the first is told, and then one a minute. The site is the line that took
+/// the lease; where that is not known, the line of its last statement, or the name of an owner.
 #[derive(Debug, Default)]
 pub struct Journal {
     newest: VecDeque<Recorded>,
@@ -107,6 +107,12 @@ impl Journal {
 
 fn site(finding: &Finding) -> &str {
     let lease = finding.lease.as_ref();
-    let sites = lease.map(|lease| [lease.opened.as_str(), lease.last.as_str()]);
-    sites.into_iter().flatten().find(|site| !site.is_empty()).unwrap_or("")
+    let by = finding.by.as_ref().map(|by| by.name.as_str());
+    let places = [
+        lease.map(|lease| lease.opened.as_str()),
+        lease.map(|lease| lease.last.as_str()),
+        by,
+        lease.and_then(|lease| lease.owner.as_ref()).map(|owner| owner.name.as_str()),
+    ];
+    places.into_iter().flatten().find(|place| !place.is_empty()).unwrap_or("")
 }
