@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use proptest::prelude::*;
 use turnwise::session::{
-    Finding, FindingCode, Journal, LeaseFacts, LeaseState, OwnerFacts, OwnerKind, Phase,
+    Finding, FindingCode, Journal, LeaseFacts, LeaseState, OwnerFacts, OwnerKind, Phase, Severity,
 };
 
 const MINUTE: u64 = 60_000_000_000;
@@ -74,6 +74,17 @@ fn owner(name: &str) -> OwnerFacts {
         phase: Phase::Running,
         age_ns: 0,
     }
+}
+
+#[test]
+fn no_severity_keeps_another_back() {
+    let mut journal = Journal::new();
+    let warning = at_site(FindingCode::IdleInTransaction, "a");
+    let info = Finding { severity: Severity::Info, ..warning.clone() };
+    assert_eq!(journal.note(info.clone(), 0).reported, Some(0));
+    assert_eq!(journal.note(warning.clone(), 0).reported, Some(0));
+    assert_eq!(journal.note(warning, 1).reported, None);
+    assert_eq!(journal.note(info, 1).reported, None);
 }
 
 #[test]
