@@ -20,7 +20,7 @@ mod tracker;
 pub use finding::{Finding, FindingCode, LeaseFacts, OwnerFacts, Severity};
 pub use lease::{Limits, Opening, Outcome, Texts, Use, Wrong};
 pub use owner::{Owner, OwnerKind};
-pub use report::{Journal, Noted};
+pub use report::{Journal, Noted, Recorded};
 pub use state::{LeaseState, Phase};
 pub use statement::may_write;
 pub use text::table;
