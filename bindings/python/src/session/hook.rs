@@ -75,7 +75,11 @@ impl StatementHook {
             // The flush of a commit: the commit itself is what is found.
             return Ok(());
         }
-        tracker.found(py, Some(id), wrong, String::new(), Some(r#use))
+        let detail = match (wrong.code, r#use.owner) {
+            (FindingCode::CrossOwnerUse, None) => "by code that has no owner".into(),
+            _ => String::new(),
+        };
+        tracker.found(py, Some(id), wrong, detail, Some(r#use))
     }
 
     fn end(&self, py: Python<'_>, running: &Running, failed: bool, statement: &Bound<'_, PyAny>) {
@@ -117,7 +121,7 @@ impl StatementHook {
         if tracker.is_strict() && owner.is_some() {
             return;
         }
-        drop(tracker.found(py, Some(id), wrong, detail, Some(&r#use)));
+        drop(tracker.found_for(py, Some(id), wrong, (took, detail), Some(&r#use)));
     }
 
     fn run<'py>(

@@ -118,10 +118,25 @@ impl NativeTracker {
         detail: String,
         r#use: Option<&Use<'_>>,
     ) -> PyResult<()> {
+        self.found_for(py, id, wrong, (0, detail), r#use)
+    }
+
+    /// As `found`, for something that has taken so many nanoseconds; 0: as long as the code says.
+    pub(super) fn found_for(
+        &self,
+        py: Python<'_>,
+        id: Option<LeaseId>,
+        wrong: Wrong,
+        (age_ns, detail): (u64, String),
+        r#use: Option<&Use<'_>>,
+    ) -> PyResult<()> {
         let now = self.now();
         let texts = self.texts.with(py);
         let mut finding = self.leases.finding(id, (wrong.code, wrong.severity), now, &texts);
         finding.detail = detail;
+        if age_ns > 0 {
+            finding.age_ns = age_ns;
+        }
         let by = r#use.map(|r#use| r#use.owner.map(|owner| owner.facts(now)));
         if let Some(lease) = &mut finding.lease
             && let Some(r#use) = r#use

@@ -22,6 +22,6 @@ pub use lease::{Limits, Opening, Outcome, Texts, Use, Wrong};
 pub use owner::{Owner, OwnerKind};
 pub use report::{Journal, Noted, Recorded};
 pub use state::{LeaseState, Phase};
-pub use statement::may_write;
+pub use statement::{may_write, without_literals};
 pub use text::table;
 pub use tracker::{Closed, LeaseId, MOST, Tracker};

@@ -51,8 +51,7 @@ impl FindingCode {
             }
             Self::CrossOwnerUse => {
                 "A statement runs under another owner than the one that its open transaction began \
-                 under, or under none, and neither owner began within the other; where the session \
-                 was between two transactions it is an info."
+                 under, or under none, and neither owner began within the other."
             }
             Self::ConcurrentUse => {
                 "A statement begins on a connection while one of another thread or task runs on \

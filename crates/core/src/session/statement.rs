@@ -26,6 +26,48 @@ pub fn may_write(statement: &str) -> bool {
     WRITES.iter().any(|known| word.eq_ignore_ascii_case(known))
 }
 
+/// Characters of a statement that are kept.
+const LONGEST: usize = 300;
+
+/// A statement with `?` in the place of its texts and numbers, in one line, cut after 300 characters.
+pub fn without_literals(statement: &str) -> String {
+    let mut kept = String::new();
+    let mut rest = statement.chars().peekable();
+    let mut before = ' ';
+    let mut count = 0;
+    while let Some(next) = rest.next() {
+        if count == LONGEST {
+            kept.push('…');
+            break;
+        }
+        let is_word = before.is_alphanumeric() || matches!(before, '_' | '$' | ':' | '@');
+        let put = match next {
+            '\'' => {
+                // A doubled quote is one of the text; a text that has no end goes on to the end.
+                while let Some(inner) = rest.next() {
+                    if inner == '\'' && rest.next_if_eq(&'\'').is_none() {
+                        break;
+                    }
+                }
+                '?'
+            }
+            '0'..='9' if !is_word => {
+                while rest.next_if(|next| next.is_ascii_alphanumeric() || *next == '.').is_some() {}
+                '?'
+            }
+            _ if next.is_whitespace() => ' ',
+            _ => next,
+        };
+        if !(put == ' ' && before == ' ') {
+            kept.push(put);
+            count += 1;
+        }
+        before = put;
+    }
+    kept.truncate(kept.trim_end().len());
+    kept
+}
+
 /// Whether a query ends in a clause that locks rows.
 fn locks(query: &str) -> bool {
     let from = query.len().saturating_sub(64);

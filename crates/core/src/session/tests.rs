@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     FindingCode, LeaseId, LeaseState, Limits, Opening, Outcome, Owner, OwnerKind, Phase, Severity,
-    Texts, Tracker, Use, Wrong, may_write,
+    Texts, Tracker, Use, Wrong, may_write, without_literals,
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -275,4 +275,21 @@ fn an_owner_goes_forward_only() {
     request.add_blocked(3);
     assert_eq!((request.facts(9).name.as_str(), request.facts(9).age_ns), ("GET /items/{id}", 9));
     assert_eq!(request.blocked_ns(), 3);
+}
+
+#[test]
+fn a_statement_is_told_without_its_literals() {
+    for (text, told) in [
+        (
+            "SELECT a FROM t WHERE b = 'it''s' AND c = 12.5e3",
+            "SELECT a FROM t WHERE b = ? AND c = ?",
+        ),
+        ("select\n  col1, $2, :p3, %(x_1)s\tfrom t2", "select col1, $2, :p3, %(x_1)s from t2"),
+        ("insert into t values (1, -2, 'open", "insert into t values (?, -?, ?"),
+        ("", ""),
+        ("select \"it's\" ", "select \"it?"),
+    ] {
+        assert_eq!(without_literals(text), told);
+    }
+    assert_eq!(without_literals(&"a".repeat(400)).chars().count(), 301);
 }
