@@ -1,1 +1,1 @@
-"""Who holds a database session, since when, from which line, and what is wrong with it."""
+"""The session-lifetime tracker: who holds a database session, since when, and from which line."""
