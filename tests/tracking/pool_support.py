@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import util
 
 from servers import DRIVERS, Database, until
-from turnwise.tracking import reporting
+from turnwise.tracking import watching
 
 NUMBER = {"postgresql": "SELECT pg_backend_pid()", "mariadb": "SELECT CONNECTION_ID()"}
 END = {"postgresql": "SELECT pg_terminate_backend({})", "mariadb": "KILL CONNECTION {}"}
@@ -80,20 +80,21 @@ def database_of(request, driver):
 
 
 class Reports(list):
-    """What was handed to the tracker: codes, details, ages."""
-
-    def tell(self, code, *, detail, connection=None, age=None):
-        assert connection is not None
-        self.append((code, detail, age))
+    """The findings."""
 
     @property
     def codes(self):
-        return [code for code, _, _ in self]
+        return [finding.code for finding in self]
 
 
 @pytest.fixture
-def reports(monkeypatch):
-    """What the detectors report."""
+def reports():
+    """What is found while everything is watched."""
     found = Reports()
-    monkeypatch.setattr(reporting, "report", found.tell)
-    return found
+    watching.watch(log=False)
+    watching.clear_findings()
+    subscription = watching.on_finding(found.append)
+    yield found
+    subscription.cancel()
+    watching.unwatch()
+    watching.clear_findings()

@@ -64,9 +64,9 @@ def test_idle_in_a_transaction_for_too_long(request, driver, reports):
         )
         assert "idle in a transaction for" in note
         assert 0.45 < idle_in(note) < 10
-        ((code, detail, age),) = reports
-        assert (code, f"turnwise: {detail}") == ("killed-by-server", note)
-        assert 0.45 < age < 10
+        (finding,) = reports
+        assert (finding.code, f"turnwise: {finding.detail}") == ("killed-by-server", note)
+        assert 0.45 < finding.age < 10
 
     with database_of(request, driver) as database:
         set_for(database, idle_in_transaction_session_timeout="200ms", idle_session_timeout="1h")

@@ -49,10 +49,10 @@ def test_a_connection_that_was_ended_in_the_pool_is_replaced(request, driver, lo
             pause(engine, 0.05)
         assert number_from_the_pool(engine) != first
         assert reports.codes == ["dead-in-pool"]
-        _, detail, age = reports[0]
+        finding = reports[0]
         if not loop_runs:  # Else the driver has read it, and closed the socket.
-            assert CODE[DRIVERS[driver]] in detail
-            assert 0.05 < age < 20
+            assert CODE[DRIVERS[driver]] in finding.detail
+            assert 0.05 < finding.age < 20
 
     with database_of(request, driver) as database:
         use(database.url(driver), body, pool_size=1, max_overflow=0)
@@ -95,7 +95,7 @@ def test_a_crash_of_the_server_ends_all_and_the_socket_says_why(postgresql_datab
         with engine.connect() as one, engine.connect() as other:
             assert not {number_of(one), number_of(other)} & {*numbers}
         assert reports.codes == ["dead-in-pool"] * 2
-        assert sorted("(57P02)" in detail for _, detail, _ in reports) == [False, True]
+        assert sorted("(57P02)" in finding.detail for finding in reports) == [False, True]
 
     use(postgresql_database.url("psycopg2"), body)
 

@@ -56,7 +56,7 @@ class Watcher(threading.Thread):
         self.join()
 
 
-def work_in_threads(engine, reset, seconds=1.0):
+def work_in_threads(engine):
     """Use every connection of the pool, and reset it meanwhile."""
     over, seen = threading.Event(), set()
 
@@ -69,17 +69,18 @@ def work_in_threads(engine, reset, seconds=1.0):
     threads = [threading.Thread(target=work) for _ in range(SIZE + 2)]
     for thread in threads:
         thread.start()
-    time.sleep(seconds / 2)
+    assert until(lambda: len(seen) == SIZE)
     before = set(seen)
-    done = reset(engine)
-    time.sleep(seconds / 2)
+    done = reset_pool(engine)
+    assert until(lambda: len(seen - before) == SIZE)
+    time.sleep(0.2)
     over.set()
     for thread in threads:
         thread.join()
     return before, seen - before, done
 
 
-async def work_in_tasks(engine, reset, seconds=1.0):
+async def work_in_tasks(engine):
     over, seen = asyncio.Event(), set()
 
     async def work():
@@ -89,32 +90,33 @@ async def work_in_tasks(engine, reset, seconds=1.0):
                 await asyncio.sleep(0.01)
 
     tasks = [asyncio.create_task(work()) for _ in range(SIZE + 2)]
-    await asyncio.sleep(seconds / 2)
+    while len(seen) < SIZE:
+        await asyncio.sleep(0.01)
     before = set(seen)
-    done = reset(engine)
-    if asyncio.iscoroutine(done):
-        done = await done
-    await asyncio.sleep(seconds / 2)
+    done = reset_pool(engine)
+    while len(seen - before) < SIZE:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.2)
     over.set()
     await asyncio.gather(*tasks)
     return before, seen - before, done
 
 
-def under_load(database, driver, reset):
+def under_load(database, driver):
     """The most connections at the server; those before and after; the report."""
     options = {"pool_size": SIZE, "max_overflow": 0}
     url = database.url(driver)
     with Watcher(database) as watcher:
         if driver not in ASYNCHRONOUS:
             engine = create_engine(url, **options)
-            before, after, done = work_in_threads(engine, reset)
+            before, after, done = work_in_threads(engine)
             left = living(database)
             engine.dispose()
             return watcher.most, before, after, done, left
 
         async def main():
             engine = create_async_engine(url, **options)
-            before, after, done = await work_in_tasks(engine, reset)
+            before, after, done = await work_in_tasks(engine)
             left = living(database)
             await engine.dispose()
             return watcher.most, before, after, done, left
@@ -125,7 +127,7 @@ def under_load(database, driver, reset):
 @pytest.mark.parametrize("driver", [*COMMON, "aiomysql"])
 def test_a_reset_under_load_replaces_all_within_the_size(request, driver):
     with database_of(request, driver) as database:
-        most, before, after, done, left = under_load(database, driver, reset_pool)
+        most, before, after, done, left = under_load(database, driver)
     assert len(before) == SIZE
     assert len(after) == SIZE
     assert done.is_done

@@ -19,7 +19,7 @@ from turnwise.attempts import add_note
 from turnwise.sqlalchemy import dialect_events, interception
 from turnwise.sqlalchemy.installing import engines_of
 from turnwise.tracking import limits as server_limits
-from turnwise.tracking import reporting
+from turnwise.tracking import watching
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -148,7 +148,7 @@ class Disconnects:
         if context.is_disconnect:
             record = getattr(connection.connection, "_connection_record", None)
             age = idle.seconds if idle else None
-            reporting.report("killed-by-server", detail=text, connection=record, age=age)
+            watching.report("killed-by-server", detail=text, connection=record, age=age)
 
 
 def _remember(context: Any) -> None:

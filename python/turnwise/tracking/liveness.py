@@ -10,7 +10,7 @@ from sqlalchemy.exc import DisconnectionError
 
 from turnwise.errors import UnsupportedPlatformError
 from turnwise.sqlalchemy.installing import engines_of
-from turnwise.tracking import reporting, sockets
+from turnwise.tracking import sockets, watching
 
 if TYPE_CHECKING:
     from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
@@ -80,7 +80,7 @@ def _look_closer(
         words.append(f"({arrived.reason})")
     if idle is not None:
         words.append(f"after {idle:.3g} s without a statement")
-    reporting.report("dead-in-pool", detail=" ".join(words), connection=record, age=idle)
+    watching.report("dead-in-pool", detail=" ".join(words), connection=record, age=idle)
     raise DisconnectionError(" ".join(["turnwise: the connection was", *words]))
 
 
