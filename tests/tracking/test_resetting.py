@@ -80,6 +80,13 @@ def work_in_threads(engine):
     return before, seen - before, done
 
 
+async def all_seen(numbers):
+    for _ in range(3000):
+        if len(numbers()) == SIZE:
+            return
+        await asyncio.sleep(0.01)
+
+
 async def work_in_tasks(engine):
     over, seen = asyncio.Event(), set()
 
@@ -90,12 +97,10 @@ async def work_in_tasks(engine):
                 await asyncio.sleep(0.01)
 
     tasks = [asyncio.create_task(work()) for _ in range(SIZE + 2)]
-    while len(seen) < SIZE:
-        await asyncio.sleep(0.01)
+    await all_seen(lambda: seen)
     before = set(seen)
     done = reset_pool(engine)
-    while len(seen - before) < SIZE:
-        await asyncio.sleep(0.01)
+    await all_seen(lambda: seen - before)
     await asyncio.sleep(0.2)
     over.set()
     await asyncio.gather(*tasks)

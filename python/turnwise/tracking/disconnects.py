@@ -8,7 +8,6 @@ with how long it had been idle.
 from __future__ import annotations
 
 import time
-import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
 
 _LIMITS = "turnwise.limits"
 _ANSWERED = "turnwise.answered"
+_BEGUN = "turnwise.begun"
 _LAYER = "disconnects"
 _TOLERANCE = 0.05
 """Seconds that the client may have waited less than the server: the way between them."""
@@ -102,6 +102,12 @@ class Disconnects:
         if isinstance(target, Engine):
             dialect_events.lower_flag(target.dialect)
 
+    def do_begin(self, proceed: Callable[..., Any], connection: Any) -> Any:
+        """Remember when the transaction began, which its first statement will open."""
+        with suppress(Exception):
+            connection.info[_BEGUN] = time.monotonic()
+        return proceed(connection)
+
     def do_execute(
         self,
         proceed: Callable[..., Any],
@@ -110,7 +116,7 @@ class Disconnects:
         parameters: Any,
         context: Any = None,
     ) -> Any:
-        """Remember when the answer came, and in which transaction."""
+        """Remember when the answer came."""
         result = proceed(cursor, statement, parameters, context)
         _remember(context)
         return result
@@ -153,12 +159,7 @@ class Disconnects:
 
 def _remember(context: Any) -> None:
     try:
-        connection = context.root_connection
-        transaction = connection.get_transaction()
-        connection.info[_ANSWERED] = (
-            time.monotonic(),
-            None if transaction is None else weakref.ref(transaction),
-        )
+        context.root_connection.info[_ANSWERED] = time.monotonic()
     except Exception:  # noqa: BLE001 - SQLAlchemy's own first questions have no place for it
         return
 
@@ -167,10 +168,9 @@ def _remembered(connection: Connection) -> Idle | None:
     answered = connection.info.get(_ANSWERED)
     if answered is None:
         return None
-    at, transaction = answered
-    is_same = transaction is not None and transaction() is connection.get_transaction()
+    is_open = connection.in_transaction() and answered > connection.info.get(_BEGUN, answered)
     autocommit = connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT"
-    return Idle(time.monotonic() - at, is_same and not autocommit)
+    return Idle(time.monotonic() - answered, is_open and not autocommit)
 
 
 def _server_of(dialect: Dialect) -> str:

@@ -53,10 +53,11 @@ def _targets(engine: object) -> list[Any]:
 
 
 def _checkout(connection: Any, record: ConnectionPoolEntry, proxied: PoolProxiedConnection) -> None:
-    ready = record.info.get(_READY)
-    if ready is None:
+    try:
+        events = record.info[_READY](0)
+    except KeyError:
         ready = record.info[_READY] = sockets.ready_of(record.driver_connection)
-    events = ready(0)
+        events = ready(0)
     if events:
         _look_closer(events, connection, record, proxied)
 
