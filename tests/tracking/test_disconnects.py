@@ -35,7 +35,7 @@ def set_for(database, **settings):
 
 
 def note_of(error):
-    (note,) = error.__notes__
+    (note,) = error.orig.__notes__
     return note
 
 
@@ -207,7 +207,7 @@ def test_other_errors_have_no_note_and_limits_can_be_left_out(postgresql_databas
         with engine.connect() as connection:
             with pytest.raises(exc.ProgrammingError) as caught:
                 connection.exec_driver_sql("SELECT nonsense")
-            assert not hasattr(caught.value, "__notes__")
+            assert not hasattr(caught.value.orig, "__notes__")
             connection.rollback()
             number_of(connection)
             pause(engine, 0.4)
@@ -231,7 +231,7 @@ def test_afterwards_the_engine_is_as_it_was(postgresql_database, reports):
             end(postgresql_database, number_of(connection))
             with pytest.raises(exc.OperationalError) as caught:
                 number_of(connection)
-            assert not hasattr(caught.value, "__notes__")
+            assert not hasattr(caught.value.orig, "__notes__")
         assert not reports
 
     use(postgresql_database.url("psycopg2"), body)
