@@ -54,6 +54,7 @@ def test_connections_that_are_opened_have_the_limit(request, driver):
         use(database.url(driver), body, pool_size=1)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("driver", ["psycopg2", "pymysql"])
 def test_the_server_ends_what_is_idle_for_longer(request, driver):
     def body(engine):
@@ -70,6 +71,7 @@ def test_the_server_ends_what_is_idle_for_longer(request, driver):
         use(database.url(driver), body)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("driver", "given"),
     [

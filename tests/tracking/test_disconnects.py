@@ -92,6 +92,7 @@ def test_idle_in_the_pool_for_too_long(request, driver, reports):
         use(database.url(driver), body, pool_size=1)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("driver", MARIADB)
 @pytest.mark.parametrize(
     ("limit", "words"),
@@ -138,6 +139,7 @@ def test_ended_by_an_administrator(request, driver, reports):
         use(database.url(driver), body)
 
 
+@pytest.mark.once
 def test_killed_on_mariadb_while_it_ran(mariadb_database, reports):
     """Then, and only then, MariaDB says so."""
 
@@ -157,6 +159,7 @@ def test_killed_on_mariadb_while_it_ran(mariadb_database, reports):
     use(mariadb_database.url("pymysql"), body)
 
 
+@pytest.mark.once
 def test_cut_on_the_way(postgresql_database, reports):
     def body(engine):
         explain_disconnects(engine)
@@ -172,6 +175,7 @@ def test_cut_on_the_way(postgresql_database, reports):
         use(proxy.url(postgresql_database.url("psycopg2")), body)
 
 
+@pytest.mark.once
 def test_a_crash_of_the_server_ends_all(postgresql_database, reports):
     """SIGKILL of one process makes PostgreSQL end all others; no driver tells the reason."""
 

@@ -72,6 +72,7 @@ def test_without_the_check_the_next_statement_fails(request, driver, reports):
         use(database.url(driver), body)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("driver", ["psycopg2", "psycopg", "pymysql", "mysqldb", "asyncpg"])
 def test_a_connection_that_was_cut_on_the_way_is_replaced(request, driver, reports):
     def body(engine):
@@ -86,6 +87,7 @@ def test_a_connection_that_was_cut_on_the_way_is_replaced(request, driver, repor
         use(proxy.url(database.url(driver)), body)
 
 
+@pytest.mark.once
 def test_a_crash_of_the_server_ends_all_and_the_socket_says_why(postgresql_database, reports):
     def body(engine):
         check_liveness(engine)
@@ -100,6 +102,7 @@ def test_a_crash_of_the_server_ends_all_and_the_socket_says_why(postgresql_datab
     use(postgresql_database.url("psycopg2"), body)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("driver", ["psycopg2", "psycopg", "pg8000", "psycopg_async"])
 def test_a_pending_notification_stays_for_its_reader(request, driver, reports):
     def body(engine):
@@ -210,6 +213,7 @@ def encrypted():
     server.stop()
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("driver", ["psycopg2", "psycopg"])
 def test_what_is_encrypted_is_asked_before_it_is_thrown_away(encrypted, driver, reports):
     def body(engine):
