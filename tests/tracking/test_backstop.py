@@ -198,6 +198,10 @@ def test_whatever_is_not_ours_or_not_idle_is_left_alone(postgresql_database):
                 pid = foreign.info.backend_pid
                 other = terminate(engine, pid, idle=0, leases=[Lease(pid, 0.0)])
                 assert other == (False, "the session belongs to another role")
+            # An administrator's engine may end any session, and may see what it does.
+            url = engine.url.set(username="admin", password=postgresql_database.server.password)
+            almighty = terminate(create_engine(url), number, idle=0, leases=leases())
+            assert almighty == (False, "the session belongs to another role")
             connection.rollback()
             idle = terminate(engine, number, idle=0, leases=leases())
             assert not idle.is_done

@@ -16,7 +16,7 @@ from engines import use
 from pool_support import ALL, QUIET, crash, database_of, end, number_of, pause, reports
 from proxy import Proxy
 from servers import ASYNCHRONOUS, DRIVERS, PostgreSQL, until
-from turnwise.tracking import sockets
+from turnwise.tracking import sockets, watching
 from turnwise.tracking.liveness import check_liveness, stop_checking_liveness
 
 __all__ = ["reports"]  # A fixture.
@@ -47,7 +47,11 @@ def test_a_connection_that_was_ended_in_the_pool_is_replaced(request, driver, lo
         end(database, first)
         if loop_runs:
             pause(engine, 0.05)
-        assert number_from_the_pool(engine) != first
+        with engine.connect() as connection:
+            assert (number := number_of(connection)) != first
+            (lease,) = watching.leases()
+            assert lease.backend_pid == number or driver == "pg8000"  # It does not tell.
+        assert not watching.leases()
         assert reports.codes == ["dead-in-pool"]
         finding = reports[0]
         if not loop_runs:  # Else the driver has read it, and closed the socket.
