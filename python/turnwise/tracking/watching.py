@@ -78,7 +78,7 @@ class _Watcher:
         self.subscriptions: tuple[Subscription, ...] = ()
         self.native = NativeTracker(owners.current, self, places)
         self.hooks = Hooks(self.native)
-        self.waits = Waits(self.report)
+        self.waits = Waits(self.report, self.native.here)
         self._changing = threading.RLock()
         self._stop: threading.Event | None = None
         self._handlers: dict[int, Any] = {}
@@ -168,20 +168,10 @@ class _Watcher:
         ):
             raise FindingError(finding)
 
-    def report(
-        self,
-        code: str,
-        *,
-        detail: str = "",
-        connection: object = None,
-        age: float | None = None,
-        severity: str | None = None,
-    ) -> None:
+    def report(self, code: str, *, connection: object = None, **facts: Any) -> None:
         driver = getattr(connection, "dbapi_connection", connection)
         try:
-            self.native.report(
-                code, detail=detail, connection=driver, age=age or 0.0, severity=severity
-            )
+            self.native.report(code, connection=driver, **facts)
         except FindingError:
             # Nothing was sent that could be held back here.
             pass
@@ -304,7 +294,9 @@ def report(
         severity: Where it is not the code's own.
     """
     if _watcher.hooks.on:
-        _watcher.report(code, detail=detail, connection=connection, age=age, severity=severity)
+        _watcher.report(
+            code, detail=detail, connection=connection, age=age or 0.0, severity=severity
+        )
 
 
 def _sync(engine: Engine | AsyncEngine | None) -> Engine | None:

@@ -138,7 +138,10 @@ impl NativeTracker {
         if age_ns > 0 {
             finding.age_ns = age_ns;
         }
-        finding.site = texts_site(&texts, self.texts.site(py));
+        // The garbage collector runs anywhere.
+        if wrong.code != FindingCode::GcReturned {
+            finding.site = texts_site(&texts, self.texts.site(py));
+        }
         let by = r#use.map(|r#use| r#use.owner.map(|owner| owner.facts(now)));
         if let Some(lease) = &mut finding.lease
             && let Some(r#use) = r#use
@@ -428,8 +431,17 @@ impl NativeTracker {
         }
     }
 
-    /// Reports what was found in Python. `connection` is the driver's.
-    #[pyo3(signature = (code, *, detail = "", connection = None, age = 0.0, severity = None))]
+    /// The application's line that runs now; empty where there is none.
+    fn here(&self, py: Python<'_>) -> String {
+        texts_site(&self.texts.with(py), self.texts.site(py))
+    }
+
+    /// Reports what was found in Python. `connection` is the driver's; `here` and `owner` are those of
+    /// whoever did it, where that is not the caller.
+    #[pyo3(signature = (
+        code, *, detail = "", connection = None, age = 0.0, severity = None, here = None, owner = None
+    ))]
+    #[allow(clippy::too_many_arguments, reason = "keywords")]
     fn report(
         &self,
         py: Python<'_>,
@@ -438,6 +450,8 @@ impl NativeTracker {
         connection: Option<&Bound<'_, PyAny>>,
         age: f64,
         severity: Option<&str>,
+        here: Option<String>,
+        owner: Option<&Bound<'_, Owner>>,
     ) -> PyResult<()> {
         let known = FindingCode::from_name(code)
             .ok_or_else(|| PyValueError::new_err(format!("no finding has the code {code:?}")))?;
@@ -451,12 +465,13 @@ impl NativeTracker {
         let mut finding = {
             let texts = self.texts.with(py);
             let mut finding = self.leases.finding(id, (known, severity), now, &texts);
-            finding.site = texts_site(&texts, self.texts.site(py));
+            finding.site = here.unwrap_or_else(|| texts_site(&texts, self.texts.site(py)));
             finding
         };
         detail.clone_into(&mut finding.detail);
         finding.age_ns = limit("age", age)?;
-        finding.by = self.owner(py).map(|owner| owner.get().inner.facts(now));
+        let facts = |owner: &Bound<'_, Owner>| owner.get().inner.facts(now);
+        finding.by = owner.map(facts).or_else(|| self.owner(py).as_ref().map(facts));
         self.tell(py, finding)
     }
 
