@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from flask import request, request_started
-
 from turnwise.tracking.request_names import MARK, name_of
 from turnwise.tracking.wsgi import OwnerMiddleware
 
@@ -35,6 +33,8 @@ def setup(app: Flask, engine: Engine | None = None, **settings: Any) -> None:  #
 
 def begin_owners(app: Flask) -> None:
     """Make each request the owner of the sessions that it opens, without watching any."""
+    from flask import request_started
+
     if not isinstance(app.wsgi_app, OwnerMiddleware):
         app.wsgi_app = OwnerMiddleware(app.wsgi_app)  # type: ignore[method-assign]
     request_started.connect(_rename, app)
@@ -42,6 +42,8 @@ def begin_owners(app: Flask) -> None:
 
 def _rename(app: Flask, **_: object) -> None:
     """Name the owner as soon as the route is known, before any code of the application."""
+    from flask import request
+
     try:
         owner = request.environ.get(MARK)
         rule = request.url_rule
