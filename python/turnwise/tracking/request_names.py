@@ -54,5 +54,10 @@ def template_of(path: str, template: str | None, values: Mapping[str, Any]) -> s
 
 
 def _with_parameters(path: str, values: Mapping[str, Any]) -> str:
-    names = {str(value): f"{{{name}}}" for name, value in values.items() if value != ""}
-    return "/".join(names.get(segment, segment) for segment in path.split("/"))
+    """Each parameter stands for the last segment that equals its value."""
+    segments = path.split("/")
+    for name, value in values.items():
+        text = str(value)
+        if text and text in segments:
+            segments[-1 - segments[::-1].index(text)] = f"{{{name}}}"
+    return "/".join(segments)
