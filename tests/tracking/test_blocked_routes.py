@@ -13,8 +13,8 @@ from turnwise.tracking import blocking
 from turnwise.tracking.blocking import BlockedRoutes, BlockedTime, blocked_by_route
 
 
-def owner(name, blocked, id=""):
-    return SimpleNamespace(name=name, blocked=blocked, id=id, age=2.0)
+def owner(name, blocked, number=""):
+    return SimpleNamespace(name=name, blocked=blocked, id=number, age=2.0)
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_a_line_for_more_than_100_ms_and_at_most_one_a_minute_and_route(
     with caplog.at_level(logging.WARNING, "turnwise.findings"):
         routes.add(owner("GET /a", 0.1))
         assert caplog.messages == []
-        routes.add(owner("GET /a", 0.3, id="9f2c"))
+        routes.add(owner("GET /a", 0.3, "9f2c"))
         routes.add(owner("GET /a", 0.2))
         routes.add(owner("GET /b", 0.2))
         now += 59

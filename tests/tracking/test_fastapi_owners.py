@@ -51,13 +51,13 @@ def app(notes):
         yield
         notes.note("exit")
 
-    @app.get("/sync/{id}", dependencies=[Depends(session)])
-    def sync(id: int, tasks: BackgroundTasks):
+    @app.get("/sync/{number}", dependencies=[Depends(session)])
+    def sync(number: int, tasks: BackgroundTasks):
         tasks.add_task(notes.note, "background")
         return {"name": notes.note("endpoint").name}
 
-    @app.get("/async/{id}")
-    async def asynchronous(id: int):
+    @app.get("/async/{number}")
+    async def asynchronous(number: int):
         notes.note("endpoint")
         await asyncio.to_thread(notes.note, "to_thread")
         await asyncio.get_running_loop().run_in_executor(None, notes.note, "executor")

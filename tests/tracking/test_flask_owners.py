@@ -53,8 +53,8 @@ def app(notes):
     def teardown(error):
         notes.note("teardown")
 
-    @app.get("/items/<int:id>")
-    def item(id):
+    @app.get("/items/<int:number>")
+    def item(number):
         owner = notes.note("view")
         return owner.name if owner else "nobody"
 
@@ -112,8 +112,8 @@ def test_the_route_is_known_before_any_code_of_the_application(app, engine):
     setup(app, engine)
     names = []
     app.before_request_funcs[None].insert(0, lambda: names.append(owners.current().name))
-    assert get(app, "/items/7") == "GET /items/<int:id>"
-    assert names == ["GET /items/<int:id>"]
+    assert get(app, "/items/7") == "GET /items/<int:number>"
+    assert names == ["GET /items/<int:number>"]
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_a_mounted_application_keeps_its_prefix(app, engine):
     setup(app, engine)
     site = DispatcherMiddleware(flask.Flask("root"), {"/shop": app})
     with Client(site).get("/shop/items/7") as response:
-        assert response.text == "GET /shop/items/<int:id>"
+        assert response.text == "GET /shop/items/<int:number>"
 
 
 def test_the_session_is_torn_down_before_the_answer_is_sent(app, engine, notes):
@@ -217,7 +217,7 @@ def test_it_can_be_called_again_and_wrapped(app, engine):
     setup(app, engine)
     app.wsgi_app = ProxyFix(app.wsgi_app)
     setup(app, engine)
-    assert get(app, "/items/7") == "GET /items/<int:id>"
+    assert get(app, "/items/7") == "GET /items/<int:number>"
     assert app.seen[0].parent is None
 
 
@@ -250,7 +250,7 @@ def test_the_extension_begins_owners_and_watches(app, db):
     assert not is_watching()
     Turnwise(app, db)
     assert is_watching()
-    assert get(app, "/items/7") == "GET /items/<int:id>"
+    assert get(app, "/items/7") == "GET /items/<int:number>"
 
 
 def test_the_extension_can_be_told_not_to(app, db):
