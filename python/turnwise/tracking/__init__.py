@@ -1,1 +1,1 @@
-"""Who holds which connection, since when, and for which request, task or job."""
+"""The session-lifetime tracker: who holds a database session, since when, and from which line."""
