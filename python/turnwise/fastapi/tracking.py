@@ -17,15 +17,18 @@ def setup(app: Starlette, engine: Engine | AsyncEngine | None = None, **settings
     """Watch an engine, or all, and make each request the owner of the sessions that it opens.
 
     The owner is around everything, also around the middleware that is added later and the answer
-    to an error that nobody handled. Calling it again changes the settings only, which are those of
-    `turnwise.watch`.
+    to an error that nobody handled. The settings are those of `turnwise.watch`: without any, those
+    that were chosen before stay. It may be called again.
 
     Raises:
         TypeError: ``turnwise.watch`` has no such setting.
     """
-    from turnwise.tracking.watching import watch
+    from turnwise.tracking.watching import watch, watch_also
 
-    watch(engine, **settings)
+    if settings:
+        watch(engine, **settings)
+    else:
+        watch_also(engine)
     build = app.build_middleware_stack
     if getattr(build, "begins_owners", False):
         return

@@ -14,7 +14,7 @@ from turnwise.sqlalchemy.commit import commit_with_retry
 from turnwise.sqlalchemy.installing import install
 from turnwise.sqlalchemy.lock_keys import BY_PRIMARY_KEY
 from turnwise.sqlalchemy.skip_locked import get_for_update_skip_locked
-from turnwise.tracking.watching import watch
+from turnwise.tracking.watching import watch_also
 from turnwise.units import retry, retry_on_deadlock, run
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class Turnwise:
             self._install(self.db)
             if self._watch:
                 for engine in self.db.engines.values():
-                    watch(engine)
+                    watch_also(engine)
                 begin_owners(app)
         app.extensions[_NAME] = self
 

@@ -19,15 +19,18 @@ def setup(app: Flask, engine: Engine | None = None, **settings: Any) -> None:  #
     """Watch an engine, or all, and make each request the owner of the sessions that it opens.
 
     For applications with Flask-SQLAlchemy, `turnwise.flask.Turnwise` does it. Call it after what
-    else wraps ``app.wsgi_app``; calling it again changes the settings only, which are those of
-    `turnwise.watch`.
+    else wraps ``app.wsgi_app``. The settings are those of `turnwise.watch`: without any, those
+    that were chosen before stay. It may be called again.
 
     Raises:
         TypeError: ``turnwise.watch`` has no such setting.
     """
-    from turnwise.tracking.watching import watch
+    from turnwise.tracking.watching import watch, watch_also
 
-    watch(engine, **settings)
+    if settings:
+        watch(engine, **settings)
+    else:
+        watch_also(engine)
     begin_owners(app)
 
 

@@ -62,7 +62,7 @@ class BlockedRoutes:
             route.requests += 1
             route.seconds += blocked
             route.longest = max(route.longest, blocked)
-            logs = blocked > _WORTH_A_LINE and now >= route.next_line
+            logs = blocked > _WORTH_A_LINE and now >= route.next_line and _lines_are_wanted()
             if logs:
                 route.next_line = now + _LINES_APART
             requests, seconds = route.requests, route.seconds
@@ -86,6 +86,13 @@ class BlockedRoutes:
                 for name, route in self._routes.items()
             ]
         return dict(sorted(rows, key=lambda row: -row[1].seconds))
+
+
+def _lines_are_wanted() -> bool:
+    from turnwise.tracking.watching import current_settings
+
+    settings = current_settings()
+    return settings.log and "sync-on-loop" not in settings.ignore
 
 
 BLOCKED = BlockedRoutes()
