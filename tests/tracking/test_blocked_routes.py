@@ -8,9 +8,11 @@ import threading
 from types import SimpleNamespace
 
 import pytest
+import sqlalchemy as sa
 
 from turnwise.tracking import blocking
 from turnwise.tracking.blocking import BlockedRoutes, BlockedTime, blocked_by_route
+from turnwise.tracking.watching import unwatch, watch
 
 
 def owner(name, blocked, number=""):
@@ -55,12 +57,24 @@ def test_a_line_for_more_than_100_ms_and_at_most_one_a_minute_and_route(
         now += 59
         routes.add(owner("GET /a", 0.2))
         assert [line.split(" ->")[0] for line in caplog.messages] == [
-            "loop-blocked 0.300s GET /a req=9f2c of 2.000s; 2 requests of this route in all, 0.400s",
-            "loop-blocked 0.200s GET /b of 2.000s; 1 requests of this route in all, 0.200s",
+            "loop-blocked 300ms GET /a req=9f2c (of 2000ms; its requests so far: 2, 0.400s in all)",
+            "loop-blocked 200ms GET /b (of 2000ms; its requests so far: 1, 0.200s in all)",
         ]
         now += 1
         routes.add(owner("GET /a", 0.2))
         assert len(caplog.messages) == 3
+
+
+@pytest.mark.parametrize("settings", [{"log": False}, {"ignore": ["sync-on-loop"]}])
+def test_lines_that_are_not_wanted(routes, caplog, settings):
+    engine = sa.create_engine("sqlite://")
+    watch(engine, **settings)
+    try:
+        routes.add(owner("GET /a", 0.3))
+    finally:
+        unwatch()
+    assert caplog.messages == []
+    assert routes.totals()["GET /a"].requests == 1
 
 
 def test_threads_lose_no_count(routes):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 
 import pytest
 import sqlalchemy as sa
@@ -17,7 +18,8 @@ from starlette.testclient import TestClient
 
 from turnwise.fastapi import OwnerMiddleware, setup
 from turnwise.tracking import owners
-from turnwise.tracking.watching import is_watching, unwatch
+from turnwise.tracking.blocking import blocked_by_route
+from turnwise.tracking.watching import current_settings, is_watching, leases, unwatch, watch
 
 
 @pytest.fixture
@@ -229,6 +231,52 @@ def test_it_watches(app, engine):
     assert not is_watching()
     setup(app, engine)
     assert is_watching()
+
+    @app.get("/lease")
+    def lease():
+        with engine.connect() as connection:
+            connection.exec_driver_sql("SELECT 1")
+            return [lease.owner_name for lease in leases()]
+
+    assert client(app).get("/lease").json() == ["GET /lease"]
+
+
+def test_settings_that_were_chosen_before_stay(app, engine):
+    watch(engine, strict=True)
+    setup(app, engine)
+    assert current_settings().strict
+    setup(app, engine, strict=False)
+    assert not current_settings().strict
+
+
+def test_the_time_that_a_route_blocks_is_counted(app, tmp_path):
+    engine = sa.create_engine(f"sqlite:///{tmp_path / 'slow.db'}")
+    setup(app, engine)
+
+    @sa.event.listens_for(engine, "connect")
+    def add_function(connection, record):
+        connection.create_function("slow", 0, lambda: time.sleep(0.15))
+
+    def run():
+        with engine.connect() as connection:
+            connection.exec_driver_sql("SELECT slow()")
+
+    @app.get("/blocking/{number}")
+    async def blocking(number: int):
+        run()
+
+    app.get("/threaded/{number}")(lambda number: run())
+    before = blocked_by_route()
+    for number in range(2):
+        client(app).get(f"/blocking/{number}")
+        client(app).get(f"/threaded/{number}")
+    unwatch()
+    engine.dispose()
+    assert before.keys() ^ blocked_by_route().keys() == {"GET /blocking/{number}"}
+    blocked = blocked_by_route()["GET /blocking/{number}"]
+    assert blocked.requests == 2
+    assert blocked.seconds >= 0.3
+    assert blocked.seconds > blocked.longest >= 0.15
 
 
 def test_an_unknown_setting_changes_nothing(app, engine):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 
 import flask
 import pytest
@@ -15,7 +16,7 @@ from werkzeug.test import Client
 
 from turnwise.flask import OwnerMiddleware, Turnwise, setup
 from turnwise.tracking import owners
-from turnwise.tracking.watching import is_watching, unwatch
+from turnwise.tracking.watching import is_watching, leases, unwatch
 
 
 @pytest.fixture
@@ -250,6 +251,14 @@ def test_the_extension_begins_owners_and_watches(app, db):
     assert not is_watching()
     Turnwise(app, db)
     assert is_watching()
+
+    @app.get("/lease")
+    def lease():
+        db.session.execute(sa.text("SELECT 1"))
+        return [lease.owner_name for lease in leases()]
+
+    assert json.loads(get(app, "/lease")) == ["GET /lease"]
+    assert leases() == ()
     assert get(app, "/items/7") == "GET /items/<int:number>"
 
 

@@ -68,12 +68,12 @@ class BlockedRoutes:
             requests, seconds = route.requests, route.seconds
         if logs:
             _LOG.warning(
-                "loop-blocked %.3fs %s%s of %.3fs; %d requests of this route in all, %.3fs "
-                '-> make the route "def", or await the database: nothing else ran meanwhile',
-                blocked,
+                "loop-blocked %.0fms %s%s (of %.0fms; its requests so far: %d, %.3fs in all) "
+                '-> use an async engine, or make the route "def"',
+                blocked * 1e3,
                 owner.name,
                 f" req={owner.id}" if owner.id else "",
-                owner.age,
+                owner.age * 1e3,
                 requests,
                 seconds,
             )
