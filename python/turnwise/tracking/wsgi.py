@@ -143,8 +143,9 @@ def _close(close: Callable[[], object] | None, token: Token) -> None:
 
 def _name_of(environ: Environ) -> str:
     path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
-    # PEP 3333: bytes of UTF-8 in a text of Latin-1.
-    path = path.encode("latin-1", "replace").decode("utf-8", "replace")
+    if not path.isascii():
+        # PEP 3333: bytes of UTF-8 in a text of Latin-1.
+        path = path.encode("latin-1", "replace").decode("utf-8", "replace")
     return name_of(environ.get("REQUEST_METHOD", ""), path)
 
 
