@@ -143,6 +143,20 @@ def test_an_application_that_raises_has_ended(before):
     assert seen[0].phase == "ended"
 
 
+def test_a_route_that_fails_before_it_answers_is_named_too():
+    seen = []
+
+    async def app(scope, receive, send):
+        seen.append(owners.current())
+        scope["route"] = Route("/items/{id}", lambda request: None)
+        scope["path_params"] = {"id": "7"}
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        call(app, http())
+    assert seen[0].name == "GET /items/{id}"
+
+
 def test_a_cancelled_application_has_ended():
     seen = []
 
