@@ -96,6 +96,9 @@ def app(notes):
     def bare():
         return "bare"
 
+    blank = APIRouter()
+    blank.get("")(lambda shop: shop)
+    app.include_router(blank, prefix="/open/{shop}")
     outer.include_router(inner)
     app.include_router(outer, prefix="/v1")
     app.mount("/sub/{tenant}", sub)
@@ -132,6 +135,7 @@ def owner_of(app, path, method="GET"):
         ("/v1/shops/north/items/own/7", "GET /v1/shops/{shop}/items/own/{item}"),
         ("/v1/shops/v1/items/own/v1", "GET /v1/shops/{shop}/items/own/{item}"),
         ("/v1/shops/north/items", "GET /v1/shops/{shop}/items"),
+        ("/open/north", "GET /open/{shop}"),
         ("/sub/north/own/7", "GET /sub/{tenant}/own/{item}"),
         ("/sub/north/none", "GET /sub/{tenant}/none"),
         ("/openapi.json", "GET /openapi.json"),
@@ -148,7 +152,7 @@ def test_a_request_is_named_by_its_route(app, engine, path, name):
         if scope["type"] == "http":
             kept.append(scope["turnwise.owner"])
 
-    TestClient(keep, follow_redirects=False).get(path)
+    TestClient(keep).get(path, follow_redirects=False)
     assert [owner.name for owner in kept] == [name]
 
 
