@@ -18,7 +18,7 @@ TEXT = {".rs", ".py", ".pyi", ".c", ".h", ".md", ".toml", ".json", ".sh", ".yml"
 THIRD_PARTY = {
     "tqdm": {"cli"},
     "pytest": {"pytest_plugin"},
-    "sqlalchemy": {"sqlalchemy", "flask"},
+    "sqlalchemy": {"sqlalchemy", "flask", "fastapi"},
     "flask": {"flask"},
     "flask_sqlalchemy": {"flask"},
     "fastapi": {"fastapi"},
