@@ -1,0 +1,1 @@
+"""Who holds which connection, since when, and from which line."""
