@@ -6,8 +6,8 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from celery import signals
-from celery.local import Proxy
+from celery import signals  # type: ignore[import-untyped]
+from celery.local import Proxy  # type: ignore[import-untyped]
 from sqlalchemy.pool import Pool
 
 from turnwise.sqlalchemy import sessions
@@ -52,7 +52,9 @@ def setup(app: Celery, *engines: Any, close_sessions: bool = False, **settings: 
         raise TypeError(f"close_sessions is True or False, not {close_sessions!r}")
     before = _setups.get(app)
     was_watching = watching.is_watching() if before is None else before.was_watching
-    for engine in found or [None]:
+    if not found:
+        watching.watch(**settings)
+    for engine in found:
         watching.watch(engine, **settings)
     sessions.watch()
     if before is not None:
@@ -81,9 +83,10 @@ class _Setup:
         self.was_watching = was_watching
         self._app = weakref.ref(app)
         self._engines = engines
+        self._guarded: list[Any] = [*engines] or [Pool]
         self._close_sessions = close_sessions
         self._by = f"{_BY}-{id(self)}"
-        for target in engines or [Pool]:
+        for target in self._guarded:
             forks.guard_forks(target, by=self._by)
         forks.renew_in_children(engines)
         signals.task_prerun.connect(self._begin, weak=False)
@@ -95,12 +98,13 @@ class _Setup:
         signals.task_postrun.disconnect(self._end)
         signals.worker_process_init.disconnect(self._begin_process)
         forks.keep_in_children(self._engines)
-        for target in self._engines or [Pool]:
+        for target in self._guarded:
             forks.unguard_forks(target, by=self._by)
 
     def _begin(self, task: Task, task_id: str, **details: object) -> None:
         # Celery keeps one request for each execution, nested ones too.
         if task.app is self._app():
+            _be_last(signals.task_postrun, self._end)
             token = owners.begin("task", task.name, id=task_id)
             vars(task.request)[_RUN] = _Run(token, time.monotonic_ns())
 
@@ -128,6 +132,16 @@ class _Setup:
 
     def _begin_process(self, **details: object) -> None:
         forks.renew_now()
+
+
+def _be_last(signal: Any, receiver: object) -> None:  # noqa: ANN401 - Celery is not typed
+    """Have a signal call the application's receivers before: some of them close its sessions."""
+    if signal.receivers[-1][1] != receiver:
+        with signal.lock:
+            # Never absent: a task of another thread may end meanwhile.
+            at = [one for _, one in signal.receivers].index(receiver)
+            signal.receivers.append(signal.receivers[at])
+            del signal.receivers[at]
 
 
 def _unwrapped(app: Any) -> Any:  # noqa: ANN401 - Celery is not typed

@@ -248,7 +248,7 @@ def _begun_since(mark: int) -> list[Session]:
 
 
 def left_open(mark: int) -> list[tuple[Session, str]]:
-    """Sessions that this thread has begun since ``mark`` and not ended, and the line that began them.
+    """The sessions that this thread has begun since ``mark`` and not ended, each with its line.
 
     Left out is what holds no connection and has nothing to write, and what was named before.
     """

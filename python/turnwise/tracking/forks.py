@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import ctypes
 import os
-import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import WeakKeyDictionary, WeakSet
 
 from sqlalchemy import event
 from sqlalchemy.exc import DisconnectionError
@@ -41,10 +41,10 @@ class _Guarded:
     """Whether connections are looked at when they leave their pool, which only a child needs."""
     hooked = False
     everything: frozenset[str] = frozenset()
-    dialects: weakref.WeakKeyDictionary[Dialect, frozenset[str]] = weakref.WeakKeyDictionary()
-    records: weakref.WeakSet[Any] = weakref.WeakSet()
+    dialects: ClassVar[WeakKeyDictionary[Dialect, frozenset[str]]] = WeakKeyDictionary()
+    records: ClassVar[WeakSet[Any]] = WeakSet()
     """The pools' entries whose connections were made since."""
-    fresh: weakref.WeakKeyDictionary[Engine, int] = weakref.WeakKeyDictionary()
+    fresh: ClassVar[WeakKeyDictionary[Engine, int]] = WeakKeyDictionary()
     """Engines that get a new pool in a child, and the process for which they last did."""
 
 
