@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import ctypes
 import os
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 from weakref import WeakKeyDictionary, WeakSet
 
 from sqlalchemy import event
+from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.pool import Pool
 
@@ -26,7 +27,7 @@ from turnwise.sqlalchemy.installing import engines_of
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from sqlalchemy.engine import Dialect, Engine
+    from sqlalchemy.engine import Dialect, ExceptionContext
 
 _PID = "turnwise_pid"
 _INHERITED = "turnwise_inherited"
@@ -39,6 +40,8 @@ class _Guarded:
     """The process that the listeners were put up in; 0: none are up."""
     is_child = False
     """Whether connections are looked at when they leave their pool, which only a child needs."""
+    has_lost = False
+    """Whether errors are looked at, which only a child needs that has lost connections in use."""
     hooked = False
     everything: frozenset[str] = frozenset()
     dialects: ClassVar[WeakKeyDictionary[Dialect, frozenset[str]]] = WeakKeyDictionary()
@@ -138,6 +141,9 @@ def _unlisten() -> None:
     if _Guarded.is_child:
         event.remove(Pool, "checkout", _check_out)
         _Guarded.is_child = False
+    if _Guarded.has_lost:
+        event.remove(Engine, "handle_error", _handle)
+        _Guarded.has_lost = False
 
 
 def _is_guarded(dialect: Dialect | None) -> bool:
@@ -178,7 +184,41 @@ def _take_away_inherited(pid: int) -> None:
             record.record_info[_INHERITED] = owner
         proxy = record.fairy_ref and record.fairy_ref()
         if proxy is not None:
-            proxy.dbapi_connection = None
+            proxy.dbapi_connection = _Lost(owner, pid)
+            _expect_lost()
+
+
+class _Lost:
+    """In a child, in the place of a connection that was in use during the fork."""
+
+    def __init__(self, owner: int, pid: int) -> None:
+        self._text = f"the connection was in use in process {owner} when it forked process {pid}"
+
+    def cursor(self, *arguments: object, **settings: object) -> NoReturn:
+        raise DisconnectionError(self._text)
+
+    def commit(self) -> NoReturn:
+        raise DisconnectionError(self._text)
+
+    def rollback(self) -> None:
+        """Leave it to the parent."""
+
+    close = terminate = rollback
+
+
+def _expect_lost() -> None:
+    if not _Guarded.has_lost:
+        _Guarded.has_lost = True
+        event.listen(Engine, "handle_error", _handle)
+
+
+def _handle(context: ExceptionContext) -> None:
+    """Have SQLAlchemy treat it like one that the server has ended."""
+    connection = context.connection
+    proxy: Any = None if connection is None else connection._dbapi_connection  # noqa: SLF001 - as it is
+    if proxy is not None and isinstance(proxy.dbapi_connection, _Lost):
+        context.is_disconnect = True
+        context.invalidate_pool_on_disconnect = False
 
 
 def _leave_alive(thing: object) -> None:

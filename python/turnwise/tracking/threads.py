@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from turnwise.classification import classify
+from turnwise.sqlalchemy import sessions
 from turnwise.tracking.scopes import SessionScope, undisturbed
 from turnwise.units import check_factory, refuse_coroutine
 
@@ -52,9 +54,9 @@ async def to_thread(
     A thread cannot be stopped. When the task is cancelled, it is nevertheless told the truth, and
     for that waits until the thread is done: ``CancelledError`` means that nothing was committed,
     because the function had not begun, has raised, or its session was rolled back instead of
-    committed; ``CancelledTooLateError`` that COMMIT had already begun and has succeeded, or,
-    without ``session_factory``, that the function has returned. A COMMIT in doubt raises its own
-    error.
+    committed; ``CancelledTooLateError`` that the function has returned and all of it is committed,
+    because COMMIT had begun, the function commits by itself, or there is no ``session_factory``.
+    The function's own error is raised where a COMMIT is in doubt, or it had committed before.
 
     At most ``THREADS`` (10) run at once in a process.
 
@@ -67,7 +69,7 @@ async def to_thread(
     if session_factory is not None:
         check_factory(session_factory)
         work = partial(_in_a_session, gate, session_factory, fn, *args, **kwargs)
-    running = _submit(partial(copy_context().run, _called, work))
+    running = _submit(partial(copy_context().run, _called, gate, work))
     cancelled: asyncio.CancelledError | None = None
     landed = asyncio.wrap_future(running)
     with undisturbed():
@@ -84,7 +86,7 @@ async def to_thread(
     failure = landed.exception()
     if failure is None:
         raise CancelledTooLateError(landed.result()) from cancelled
-    if isinstance(failure, Exception) and classify(failure).is_in_doubt:
+    if gate.has_committed or classify(failure).is_in_doubt:
         raise failure
     raise cancelled from None if isinstance(failure, _WithdrawnError) else failure
 
@@ -99,6 +101,7 @@ class _Gate:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._passed = self._closed = False
+        self.has_committed = False
 
     def close(self) -> None:
         with self._lock:
@@ -116,9 +119,11 @@ class _GatedScope(SessionScope):
     def __init__(self, factory: Callable[[], Any], gate: _Gate) -> None:
         super().__init__(factory)
         self._gate = gate
+        self._mark = time.monotonic_ns()
 
     def _may_commit(self) -> bool:
-        return self._gate.passes()
+        # What is committed in part cannot be taken back as a whole.
+        return self._gate.passes() or sessions.committed_at() > self._mark
 
 
 def _in_a_session(
@@ -133,11 +138,16 @@ def _in_a_session(
     return result
 
 
-def _called(work: Callable[[], T]) -> T:
+def _called(gate: _Gate, work: Callable[[], T]) -> T:
     _here.is_ours = True
-    result = work()
-    refuse_coroutine(result)
-    return result
+    sessions.watch()
+    mark = time.monotonic_ns()
+    try:
+        result = work()
+        refuse_coroutine(result)
+        return result
+    finally:
+        gate.has_committed = sessions.committed_at() > mark
 
 
 class _Here(threading.local):
