@@ -150,7 +150,7 @@ def try_again(self):
     return owner_now()
 
 
-@app.task(time_limit=1)
+@app.task(time_limit=2)
 def killed():
     with Sessions() as session:
         note("killed", f"{os.getpid()} {session.scalar(BACKEND)}")
@@ -158,7 +158,7 @@ def killed():
         time.sleep(60)
 
 
-@app.task(soft_time_limit=1)
+@app.task(soft_time_limit=2)
 def interrupted():
     with Sessions() as session:
         session.scalar(BACKEND)

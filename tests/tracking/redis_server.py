@@ -33,6 +33,7 @@ class Redis(Server):
 
     def _server(self) -> list[str]:
         settings = {"port": str(self.port), "bind": HOST, "requirepass": self.password, "save": ""}
+        settings["databases"] = "100"
         words = [word for name, value in settings.items() for word in (f"--{name}", value)]
         return [str(self.folder / "redis-server"), *words]
 
@@ -50,7 +51,11 @@ class Redis(Server):
         client.ping()
         return client
 
-    def url(self, database: int = 0) -> str:
+    def fresh(self) -> int:
+        """The number of an empty database, which nobody else gets."""
+        return next(self._numbers)
+
+    def url(self, database: int) -> str:
         return f"redis://:{self.password}@{self.host}:{self.port}/{database}"
 
 
