@@ -12,6 +12,7 @@ from sqlalchemy.pool import Pool
 
 from turnwise.sqlalchemy import sessions
 from turnwise.sqlalchemy.installing import engines_of
+from turnwise.sqlalchemy.left_open import connection_of, left_open
 from turnwise.tracking import forks, owners, watching
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ class _Setup:
         if run is None:
             return
         try:
-            for session, site in sessions.left_open(run.mark):
+            for session, site in left_open(run.mark):
                 self._report(session, site, task.name)
         finally:
             owners.end(run.token)
@@ -122,7 +123,7 @@ class _Setup:
         watching.report(
             "session-left-open",
             detail=f"the task {name} has not closed the session begun at {site}",
-            connection=sessions.connection_of(session),
+            connection=connection_of(session),
         )
         if self._close_sessions:
             try:

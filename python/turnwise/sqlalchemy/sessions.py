@@ -33,7 +33,6 @@ R = TypeVar("R")
 _STAMP = "_turnwise_began"
 _ENDED = "_turnwise_ended"
 _SEVERAL = "_turnwise_several"
-_NAMED = "_turnwise_named"
 _SENDS_COMMIT = {"_commit_impl", "_commit_twophase_impl"}
 
 
@@ -245,34 +244,6 @@ def _begun_since(mark: int) -> list[Session]:
         for transaction in list(_here.transactions)
         if (began := vars(transaction)[_STAMP]).at_ns > mark and began.task == task
     ]
-
-
-def left_open(mark: int) -> list[tuple[Session, str]]:
-    """The sessions that this thread has begun since ``mark`` and not ended, each with its line.
-
-    Left out is what holds no connection and has nothing to write, and what was named before.
-    """
-    found = []
-    for transaction in list(_here.transactions):
-        session, began = transaction.session, vars(transaction)[_STAMP]
-        if (
-            began.at_ns > mark
-            and _root(session) is transaction
-            and not vars(transaction).get(_NAMED)
-            and (_entries(transaction) or session.new or session.dirty or session.deleted)
-        ):
-            vars(transaction)[_NAMED] = True
-            found.append((session, began.site))
-    return found
-
-
-def connection_of(session: Session) -> object | None:
-    """A connection that a session's transaction holds, as the driver made it."""
-    root = _root(session)
-    for connection, _, _, _ in () if root is None else _entries(root):
-        if not connection.invalidated and not connection.closed:
-            return connection.connection.dbapi_connection
-    return None
 
 
 def _not_begun_since(session: Session, mark: int) -> str | None:

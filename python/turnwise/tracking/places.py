@@ -43,6 +43,7 @@ def is_own(code: CodeType) -> bool:
 _OWN_PARTS = (
     f"{os.sep}turnwise{os.sep}tracking{os.sep}",
     f"{os.sep}turnwise{os.sep}sqlalchemy{os.sep}",
+    f"{os.sep}turnwise{os.sep}celery{os.sep}",
     f"{os.sep}asyncio{os.sep}",
     f"{os.sep}concurrent{os.sep}",
 )
