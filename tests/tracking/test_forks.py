@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import os
 import sys
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool, Pool
 
@@ -193,6 +196,31 @@ def test_a_child_may_begin_with_new_pools(url, guarded) -> None:
     keep_in_children([engine])
     session.close()
     engine.dispose()
+
+
+def test_a_child_has_asynchronous_engines_of_its_own(databases, guarded) -> None:
+    engine = create_async_engine(databases(PostgreSQL).url("asyncpg"))
+    guarded(engine)
+    renew_in_children([engine.sync_engine])
+
+    async def numbers():
+        async with engine.connect() as connection:
+            return await connection.scalar(sa.text(BACKEND["postgresql"]))
+
+    async def main():
+        before = await numbers()
+        # In the child no event loop runs any more once it has begun another.
+        assert in_a_child(lambda: in_a_thread(lambda: asyncio.run(numbers()))) != before
+        assert await numbers() == before
+        await engine.dispose()
+
+    asyncio.run(main())
+    keep_in_children([engine.sync_engine])
+
+
+def in_a_thread(work):
+    with ThreadPoolExecutor(1) as executor:
+        return executor.submit(work).result(20)
 
 
 def test_connections_older_than_the_guard_are_found_at_checkout(databases, guarded) -> None:

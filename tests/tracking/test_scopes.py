@@ -123,8 +123,11 @@ def test_a_commit_that_fails_is_raised_and_leaves_nothing_behind(factory) -> Non
         scope = session_scope(factory)
         # The reader keeps COMMIT from taking the lock; SQLite leaves the transaction open then.
         with pytest.raises(sa.exc.OperationalError, match="locked"), scope as session:
-            session.add(Item(id=1))
+            item = Item(id=1)
+            session.add(item)
         assert scope.outcome == "rolled_back"
+        # Added again it would be written.
+        assert sa.inspect(item).transient
         other.rollback()
     with session_scope(factory) as session:
         session.add(Item(id=2))
@@ -139,6 +142,22 @@ def test_a_rollback_that_fails_does_not_hide_the_error(factory) -> None:
         raise ValueError
     assert not session.in_transaction()
     assert factory.ids() == []
+
+
+@pytest.mark.parametrize("error", [None, KeyError])
+def test_closing_that_fails_neither_hides_an_error_nor_undoes_a_commit(factory, error) -> None:
+    def fail():
+        raise ValueError("the close's")
+
+    scope = session_scope(factory)
+    with contextlib.nullcontext() if error is None else pytest.raises(error), scope as session:
+        session.add(Item(id=1))
+        session.close = fail
+        if error is not None:
+            raise error
+    assert scope.outcome == ("committed" if error is None else "rolled_back")
+    assert factory.ids() == ([1] if error is None else [])
+    assert not session.in_transaction()
 
 
 def test_a_session_of_somebody_else_is_refused_and_left_alone(factory) -> None:
@@ -522,13 +541,16 @@ def test_at_most_ten_threads_and_the_waiting_can_be_cancelled(factory) -> None:
 
 
 def test_threads_that_use_threads_do_not_wait_for_each_other() -> None:
+    all_taken = threading.Barrier(threads.THREADS)
+
     def outer():
+        all_taken.wait(10)
         return asyncio.run(to_thread(threading.get_ident))
 
     async def main():
-        return await asyncio.gather(*(to_thread(outer) for _ in range(threads.THREADS + 2)))
+        return await asyncio.gather(*(to_thread(outer) for _ in range(threads.THREADS)))
 
-    assert len(asyncio.run(main())) == threads.THREADS + 2
+    assert len(asyncio.run(main())) == threads.THREADS
 
 
 def test_a_coroutine_that_outlives_its_loop_drops_its_connection(factory) -> None:

@@ -61,8 +61,6 @@ class _Scope:
     def _open(self, *, is_async: bool) -> Any:  # noqa: ANN401 - a session of either kind
         if self._session is not None:
             raise TransactionNotOwnedError("a session_scope is entered once: make another one")
-        # COMMIT that fails in SQLite leaves a transaction open, which the pool must not pass on.
-        sessions.watch()
         session = self._factory()
         if inspect.iscoroutinefunction(getattr(session, "commit", None)) is not is_async:
             raise UnsupportedUnitError(
