@@ -1,0 +1,305 @@
+"""The picture of one moment: lines of text that fit a terminal."""
+
+from __future__ import annotations
+
+import os
+import time
+import unicodedata
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from turnwise.cli.top_statements import without_values
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from turnwise.cli.top_rows import Moment, Row
+
+_WORDS = {
+    "idle_in_tx": "idle in tx",
+    "aborted_tx": "aborted tx",
+    "checked_out": "checked out",
+}
+_COLOURS = {"waiting": "31", "idle_in_tx": "33", "aborted_tx": "35", "active": "32"}
+_BOLD, _DIM, _REVERSE = "1", "2", "7"
+_GAP = "  "
+
+
+@dataclass(frozen=True)
+class Style:
+    """What the terminal can do."""
+
+    colours: bool = False
+    unicode: bool = True
+
+    def paint(self, text: str, code: str) -> str:
+        """The text in a colour, if there are any."""
+        return f"\x1b[{code}m{text}\x1b[0m" if self.colours and code else text
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A column: where there is no room for all, those of a high `rank` are left out."""
+
+    title: str
+    rank: int
+    least: int
+    text: Callable[[Row], str]
+    cut: Callable[[str, int, Style], str]
+    is_number: bool = False
+
+
+def wants_colours(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether a terminal may be coloured (no-color.org)."""
+    return not environment.get("NO_COLOR") and environment.get("TERM") != "dumb"
+
+
+def plain(text: object) -> str:
+    """Text of others without control characters: no program may steer the terminal by its name."""
+    return "".join(
+        each if unicodedata.category(each)[0] != "C" else " " for each in str(text)
+    ).strip()
+
+
+def columns_of(text: str) -> int:
+    """How many columns of a terminal a text takes."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(each) else 2 if unicodedata.east_asian_width(each) in "WF" else 1
+        for each in text
+    )
+
+
+def cut_end(text: str, width: int, style: Style) -> str:
+    """The beginning of a text that is too long."""
+    if columns_of(text) <= width:
+        return text
+    mark = "…" if style.unicode else "~"
+    while text and columns_of(text) > width - 1:
+        text = text[:-1]
+    return text + mark if width > 0 else ""
+
+
+def cut_site(site: str, width: int, style: Style) -> str:
+    """A call site: first the function goes, then the middle of the path; the line stays."""
+    if columns_of(site) <= width:
+        return site
+    place = site.partition(" in ")[0]
+    if columns_of(place) <= width:
+        return place
+    mark = "…" if style.unicode else "~"
+    tail = place[place.rfind("/") + 1 :]
+    head = width - columns_of(tail) - 2
+    if head >= 0 and "/" in place:
+        return f"{place[:head]}{mark}/{tail}"
+    return mark + place[len(place) - width + 1 :] if width > 1 else mark[:width]
+
+
+def duration(seconds: float | None) -> str:
+    """A time in at most five characters."""
+    if seconds is None:
+        return ""
+    if seconds < 9.95:
+        return f"{seconds:.1f}s"
+    if seconds < 99.5:
+        return f"{seconds:.0f}s"
+    minutes = round(seconds / 60)
+    if minutes < 100:
+        return f"{minutes}m"
+    if minutes < 48 * 60:
+        return f"{minutes // 60}h{minutes % 60:02}"
+    return f"{minutes // 1440}d{minutes % 1440 // 60:02}"
+
+
+def owner_of(row: Row) -> str:
+    """The request, task or job; of a session without report what the server knows of its client."""
+    if row.joined is None:
+        where = row.session.address
+        return plain(row.session.application or where) and plain(
+            f"({row.session.application or where})"
+        )
+    owner = row.joined.lease.get("owner")
+    unsure = "" if row.joined.match == "socket" else "?"
+    if not isinstance(owner, dict):
+        name = os.path.basename(row.joined.report.argv0) or "process"
+        return plain(f"{name}[{row.joined.report.pid}]{unsure}")
+    text = f"{owner.get('kind', '')} {owner.get('name') or owner.get('id') or ''}{unsure}"
+    phase = owner.get("phase", "running")
+    return plain(text if phase == "running" else f"{text} ({phase})")
+
+
+def _line(row: Row, *names: str) -> str:
+    lease = row.joined.lease if row.joined is not None else {}
+    return plain(next((lease[name] for name in names if lease.get(name)), ""))
+
+
+def _pid(row: Row, style: Style) -> str:
+    signs = ("└ ", "├ ", "│ ") if style.unicode else ("` ", "| ", "| ")
+    above = "".join("  " if last else signs[2] for last in row.branch[:-1])
+    own = (signs[0] if row.branch[-1] else signs[1]) if row.branch else ""
+    return f"{above}{own}{row.session.pid}"
+
+
+def _who_blocks(row: Row) -> str:
+    return ",".join("prepared tx" if pid == 0 else str(pid) for pid in row.session.blocked_by)
+
+
+def _columns(moment: Moment, sort: str, width: int, style: Style) -> list[_Column]:
+    product = moment.view.product
+    is_wide = width >= 120
+    sites = [_Column("LINE", 6, 14, lambda row: _line(row, "last", "opened"), cut_site)]
+    if is_wide:
+        sites = [
+            _Column("OPENED", 6, 14, lambda row: _line(row, "opened"), cut_site),
+            _Column("LAST", 7, 14, lambda row: _line(row, "last"), cut_site),
+        ]
+    return [
+        _Column("PID", 0, 5, lambda row: _pid(row, style), cut_end),
+        _Column("STATE", 1, 10, lambda row: _WORDS.get(row.state, row.state), cut_end),
+        _Column("FOR", 2, 5, lambda row: duration(row.age), cut_end, is_number=True),
+        _Column(
+            "TX", 3, 5, lambda row: duration(row.session.transaction_age), cut_end, is_number=True
+        ),
+        _Column("BLOCKED BY", 4 if sort != "blocked" else 10, 10, _who_blocks, cut_end),
+        _Column("OWNER", 5, 12, owner_of, cut_end),
+        *sites,
+        _Column("WAIT", 9, 12, lambda row: plain(row.session.wait), cut_end),
+        _Column(
+            "USER@DATABASE",
+            11,
+            13,
+            lambda row: plain(f"{row.session.user}@{row.session.database}").strip("@"),
+            cut_end,
+        ),
+        _Column(
+            "STATEMENT",
+            8,
+            20,
+            lambda row: plain(without_values(row.session.statement, product)),
+            cut_end,
+        ),
+    ]
+
+
+def table(moment: Moment, rows: list[Row], sort: str, width: int, style: Style) -> list[str]:
+    """The heading and one line for each row, none wider than `width`."""
+    candidates = [
+        (column, [column.text(row) for row in rows])
+        for column in _columns(moment, sort, width, style)
+    ]
+    filled = [(column, cells) for column, cells in candidates if any(cells) or column.rank == 0]
+    chosen: dict[str, int] = {}
+    left = width
+    for column, cells in sorted(filled, key=lambda pair: pair[0].rank):
+        most = max(columns_of(text) for text in (column.title, *cells))
+        least = min(most, column.least) if column.rank > 3 else most
+        if left >= least:
+            chosen[column.title] = least
+            left -= least + len(_GAP)
+    left += len(_GAP)
+    kept = [(column, cells) for column, cells in filled if column.title in chosen]
+    _widen(kept, chosen, left)
+    lines = []
+    heading = [
+        _aligned(cut_end(column.title, chosen[column.title], style), chosen[column.title], column)
+        for column, _ in kept
+    ]
+    lines.append(style.paint(cut_end(_GAP.join(heading).ljust(width), width, style), _REVERSE))
+    for number, row in enumerate(rows):
+        parts = []
+        for column, cells in kept:
+            room = chosen[column.title]
+            cell = _aligned(column.cut(cells[number], room, style), room, column)
+            if column.title == "STATE":
+                cell = style.paint(cell, _COLOURS.get(row.state, ""))
+            parts.append(cell)
+        lines.append(_GAP.join(parts).rstrip())
+    return lines
+
+
+def _widen(kept: list[tuple[_Column, list[str]]], chosen: dict[str, int], left: int) -> None:
+    """Share what is left, first to those that need least."""
+    wants = {
+        column.title: max(columns_of(text) for text in (column.title, *cells))
+        for column, cells in kept
+    }
+    while left > 0:
+        short = [title for title in chosen if chosen[title] < wants[title]]
+        if not short:
+            return
+        for title in short[: max(1, left)]:
+            step = min(wants[title] - chosen[title], max(1, left // len(short)), left)
+            chosen[title] += step
+            left -= step
+
+
+def _aligned(text: str, width: int, column: _Column) -> str:
+    blank = " " * (width - columns_of(text))
+    return blank + text if column.is_number else text + blank
+
+
+def picture(
+    moment: Moment,
+    *,
+    where: str,
+    sort: str,
+    everything: bool,
+    width: int,
+    height: int | None,
+    style: Style,
+    trouble: str = "",
+) -> list[str]:
+    """All lines; with a `height` no more than that."""
+    view = moment.view
+    rows = moment.rows(sort=sort, everything=everything)
+    clock = time.strftime("%H:%M:%S", time.localtime(moment.at))
+    title = f"turnwise top{_GAP}{view.product} {view.version}{_GAP}{plain(where)}"
+    title = cut_end(title, max(0, width - len(clock) - 2), style)
+    lines = [style.paint(title.ljust(width - len(clock)) + clock, _BOLD)]
+    counts = moment.counts()
+    said = ", ".join(f"{number} {_WORDS.get(state, state)}" for state, number in counts.items())
+    processes = len(moment.reports)
+    lines.append(
+        cut_end(
+            f"{view.connections} of {view.max_connections} connections: {said or 'no others'}"
+            f"; {processes} reporting {'process' if processes == 1 else 'processes'}",
+            width,
+            style,
+        )
+    )
+    lines += [style.paint(cut_end(plain(note), width, style), _DIM) for note in moment.notes]
+    if trouble:
+        lines.append(style.paint(cut_end(plain(trouble), width, style), "31"))
+    foot = _findings(moment, width, style)
+    if height is not None:
+        foot.append(
+            style.paint(
+                cut_end(
+                    f"q quit, s sort: {sort}, a {'fewer' if everything else 'all'}", width, style
+                ),
+                _DIM,
+            )
+        )
+    shown = rows
+    if height is not None and len(lines) + 1 + len(rows) + len(foot) > height:
+        shown = rows[: max(0, height - len(lines) - 2 - len(foot))]
+        foot.insert(0, f"and {len(rows) - len(shown)} more")
+    if rows:
+        lines += table(moment, shown, sort, width, style)
+    else:
+        lines.append("no session has a transaction or a lease" + _GAP + "(--all: idle ones too)")
+    if height is not None:
+        lines += [""] * (height - len(lines) - len(foot))
+        return (lines + foot)[:height]
+    return lines + foot
+
+
+def _findings(moment: Moment, width: int, style: Style) -> list[str]:
+    """The newest finding of all processes, and how many there are."""
+    found = [finding for report in moment.reports for finding in report.findings]
+    if not found:
+        return []
+    newest = min(found, key=lambda finding: float(finding.get("age") or 0.0))
+    text = plain(newest.get("text") or newest.get("code") or "")
+    return [style.paint(cut_end(f"{len(found)} findings, the newest: {text}", width, style), "33")]

@@ -1,0 +1,1 @@
+"""Who holds a database session, since when, and from which line."""
