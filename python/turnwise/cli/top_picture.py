@@ -23,6 +23,7 @@ _WORDS = {
 _COLOURS = {"waiting": "31", "idle_in_tx": "33", "aborted_tx": "35", "active": "32"}
 _BOLD, _DIM, _REVERSE = "1", "2", "7"
 _GAP = "  "
+_WIDE = 120
 
 
 @dataclass(frozen=True)
@@ -39,14 +40,15 @@ class Style:
 
 @dataclass(frozen=True)
 class _Column:
-    """A column: where there is no room for all, those of a high `rank` are left out."""
+    """A column; the widths are in characters."""
 
     title: str
-    rank: int
     least: int
+    good: int
     text: Callable[[Row], str]
     cut: Callable[[str, int, Style], str]
     is_number: bool = False
+    is_extra: bool = False
 
 
 def wants_colours(environment: Mapping[str, str] = os.environ) -> bool:
@@ -89,11 +91,21 @@ def cut_site(site: str, width: int, style: Style) -> str:
     if columns_of(place) <= width:
         return place
     mark = "…" if style.unicode else "~"
-    tail = place[place.rfind("/") + 1 :]
-    head = width - columns_of(tail) - 2
-    if head >= 0 and "/" in place:
-        return f"{place[:head]}{mark}/{tail}"
+    first, *folders = place.split("/")
+    for begin in (f"{first}/{mark}/", f"{mark}/"):
+        for number in range(1, len(folders) + 1):
+            text = begin + "/".join(folders[number:])
+            if folders[number:] and columns_of(text) <= width:
+                return text
     return mark + place[len(place) - width + 1 :] if width > 1 else mark[:width]
+
+
+def cut_owner(owner: str, width: int, style: Style) -> str:
+    """An owner without the end of its name: its phase stays, as far as there is room."""
+    name, bracket, phase = owner.rpartition(" (")
+    if columns_of(owner) <= width or not name or columns_of(phase) + 10 > width:
+        return cut_end(owner, width, style)
+    return cut_end(name, width - columns_of(phase) - 2, style) + bracket + phase
 
 
 def duration(seconds: float | None) -> str:
@@ -119,19 +131,20 @@ def owner_of(row: Row) -> str:
         return plain(row.session.application or where) and plain(
             f"({row.session.application or where})"
         )
-    owner = row.joined.lease.get("owner")
+    owner = row.joined.lease.owner
     unsure = "" if row.joined.match == "socket" else "?"
-    if not isinstance(owner, dict):
+    if owner is None:
         name = os.path.basename(row.joined.report.argv0) or "process"
         return plain(f"{name}[{row.joined.report.pid}]{unsure}")
-    text = f"{owner.get('kind', '')} {owner.get('name') or owner.get('id') or ''}{unsure}"
-    phase = owner.get("phase", "running")
-    return plain(text if phase == "running" else f"{text} ({phase})")
+    name = f"{owner.name or owner.id}{unsure}"
+    # The name of a request says what it is: GET and a route.
+    text = name if owner.kind == "request" else f"{owner.kind} {name}"
+    return plain(text if owner.phase in {"running", ""} else f"{text} ({owner.phase})")
 
 
 def _line(row: Row, *names: str) -> str:
-    lease = row.joined.lease if row.joined is not None else {}
-    return plain(next((lease[name] for name in names if lease.get(name)), ""))
+    lease = row.joined.lease if row.joined is not None else None
+    return plain(next((text for name in names if (text := getattr(lease, name, ""))), ""))
 
 
 def _pid(row: Row, style: Style) -> str:
@@ -142,74 +155,79 @@ def _pid(row: Row, style: Style) -> str:
 
 
 def _who_blocks(row: Row) -> str:
-    return ",".join("prepared tx" if pid == 0 else str(pid) for pid in row.session.blocked_by)
+    others = [pid for pid in row.session.blocked_by if pid != row.below]
+    return ",".join("prepared tx" if pid == 0 else str(pid) for pid in others)
 
 
 def _columns(moment: Moment, sort: str, width: int, style: Style) -> list[_Column]:
     product = moment.view.product
-    is_wide = width >= 120
-    sites = [_Column("LINE", 6, 14, lambda row: _line(row, "last", "opened"), cut_site)]
-    if is_wide:
+    sites = [_Column("LINE", 14, 34, lambda row: _line(row, "last", "opened"), cut_site)]
+    if width >= _WIDE:
         sites = [
-            _Column("OPENED", 6, 14, lambda row: _line(row, "opened"), cut_site),
-            _Column("LAST", 7, 14, lambda row: _line(row, "last"), cut_site),
+            _Column("OPENED", 14, 26, lambda row: _line(row, "opened"), cut_site),
+            _Column("LAST", 14, 26, lambda row: _line(row, "last"), cut_site),
         ]
+    # The tree says it of all but those that wait for several.
+    by = _Column("BLOCKED BY", 5, 12, _who_blocks, cut_end)
+    also = _Column("ALSO BLOCKED BY", 5, 15, _who_blocks, cut_end, is_extra=True)
     return [
-        _Column("PID", 0, 5, lambda row: _pid(row, style), cut_end),
-        _Column("STATE", 1, 10, lambda row: _WORDS.get(row.state, row.state), cut_end),
-        _Column("FOR", 2, 5, lambda row: duration(row.age), cut_end, is_number=True),
+        _Column("PID", 5, 20, lambda row: _pid(row, style), cut_end),
+        _Column("STATE", 7, 11, lambda row: _WORDS.get(row.state, row.state), cut_end),
+        _Column("FOR", 5, 5, lambda row: duration(row.age), cut_end, is_number=True),
         _Column(
-            "TX", 3, 5, lambda row: duration(row.session.transaction_age), cut_end, is_number=True
+            "TX", 5, 5, lambda row: duration(row.session.transaction_age), cut_end, is_number=True
         ),
-        _Column("BLOCKED BY", 4 if sort != "blocked" else 10, 10, _who_blocks, cut_end),
-        _Column("OWNER", 5, 12, owner_of, cut_end),
+        *([] if sort == "blocked" else [by]),
+        _Column("OWNER", 12, 24, owner_of, cut_owner),
         *sites,
-        _Column("WAIT", 9, 12, lambda row: plain(row.session.wait), cut_end),
-        _Column(
-            "USER@DATABASE",
-            11,
-            13,
-            lambda row: plain(f"{row.session.user}@{row.session.database}").strip("@"),
-            cut_end,
-        ),
+        *([also] if sort == "blocked" else []),
         _Column(
             "STATEMENT",
-            8,
-            20,
+            16,
+            24,
             lambda row: plain(without_values(row.session.statement, product)),
             cut_end,
+            is_extra=True,
+        ),
+        _Column("WAIT", 10, 18, lambda row: plain(row.session.wait), cut_end, is_extra=True),
+        _Column(
+            "USER@DATABASE",
+            12,
+            20,
+            lambda row: plain(f"{row.session.user}@{row.session.database}").strip("@"),
+            cut_end,
+            is_extra=True,
         ),
     ]
 
 
 def table(moment: Moment, rows: list[Row], sort: str, width: int, style: Style) -> list[str]:
-    """The heading and one line for each row, none wider than `width`."""
-    candidates = [
-        (column, [column.text(row) for row in rows])
-        for column in _columns(moment, sort, width, style)
-    ]
-    filled = [(column, cells) for column, cells in candidates if any(cells) or column.rank == 0]
-    chosen: dict[str, int] = {}
-    left = width
-    for column, cells in sorted(filled, key=lambda pair: pair[0].rank):
-        most = max(columns_of(text) for text in (column.title, *cells))
-        least = min(most, column.least) if column.rank > 3 else most
-        if left >= least:
-            chosen[column.title] = least
-            left -= least + len(_GAP)
-    left += len(_GAP)
-    kept = [(column, cells) for column, cells in filled if column.title in chosen]
-    _widen(kept, chosen, left)
-    lines = []
-    heading = [
-        _aligned(cut_end(column.title, chosen[column.title], style), chosen[column.title], column)
-        for column, _ in kept
-    ]
-    lines.append(style.paint(cut_end(_GAP.join(heading).ljust(width), width, style), _REVERSE))
+    """The heading and one line for each row, none wider than `width`.
+
+    A column is left out where there is no room for it beside the least width of those before it;
+    an extra one, beside a good width.
+    """
+    kept: list[tuple[_Column, list[str]]] = []
+    wants: list[int] = []
+    taken = {False: 0, True: 0}
+    for column in _columns(moment, sort, width, style):
+        cells = [column.text(row) for row in rows]
+        if any(cells):
+            want = max(columns_of(text) for text in (column.title, *cells))
+            if taken[column.is_extra] + min(want, column.least) <= width:
+                kept.append((column, cells))
+                wants.append(want)
+                taken[False] += min(want, column.least) + len(_GAP)
+                taken[True] += min(want, column.good) + len(_GAP)
+    widths = _shared(kept, wants, width - len(_GAP) * (len(kept) - 1))
+    heading = _GAP.join(
+        _aligned(cut_end(column.title, room, style), room, column)
+        for (column, _), room in zip(kept, widths, strict=True)
+    )
+    lines = [style.paint(cut_end(heading.ljust(width), width, style), _REVERSE)]
     for number, row in enumerate(rows):
         parts = []
-        for column, cells in kept:
-            room = chosen[column.title]
+        for (column, cells), room in zip(kept, widths, strict=True):
             cell = _aligned(column.cut(cells[number], room, style), room, column)
             if column.title == "STATE":
                 cell = style.paint(cell, _COLOURS.get(row.state, ""))
@@ -218,20 +236,16 @@ def table(moment: Moment, rows: list[Row], sort: str, width: int, style: Style) 
     return lines
 
 
-def _widen(kept: list[tuple[_Column, list[str]]], chosen: dict[str, int], left: int) -> None:
-    """Share what is left, first to those that need least."""
-    wants = {
-        column.title: max(columns_of(text) for text in (column.title, *cells))
-        for column, cells in kept
-    }
-    while left > 0:
-        short = [title for title in chosen if chosen[title] < wants[title]]
-        if not short:
-            return
-        for title in short[: max(1, left)]:
-            step = min(wants[title] - chosen[title], max(1, left // len(short)), left)
-            chosen[title] += step
-            left -= step
+def _shared(kept: list[tuple[_Column, list[str]]], wants: list[int], room: int) -> list[int]:
+    """A width for each column: the least first, then a good one, then what it wants."""
+    widths = [0] * len(kept)
+    for goal in ("least", "good", ""):
+        for number, (column, _) in enumerate(kept):
+            most = min(wants[number], getattr(column, goal)) if goal else wants[number]
+            step = max(0, min(most - widths[number], room))
+            widths[number] += step
+            room -= step
+    return widths
 
 
 def _aligned(text: str, width: int, column: _Column) -> str:
@@ -258,12 +272,15 @@ def picture(
     title = cut_end(title, max(0, width - len(clock) - 2), style)
     lines = [style.paint(title.ljust(width - len(clock)) + clock, _BOLD)]
     counts = moment.counts()
-    said = ", ".join(f"{number} {_WORDS.get(state, state)}" for state, number in counts.items())
-    processes = len(moment.reports)
+    said = ", ".join(
+        f"{number} {_WORDS.get(state, state)}"
+        for state, number in counts.items()
+        if state != "background"
+    )
     lines.append(
         cut_end(
-            f"{view.connections} of {view.max_connections} connections: {said or 'no others'}"
-            f"; {processes} reporting {'process' if processes == 1 else 'processes'}",
+            f"{view.connections}/{view.max_connections} connections: {said or 'no others'}"
+            f"; {_many(len(moment.reports), 'process', 'es')} reporting",
             width,
             style,
         )
@@ -295,11 +312,18 @@ def picture(
     return lines + foot
 
 
+def _many(number: int, what: str, plural: str = "s") -> str:
+    return f"{number} {what}{'' if number == 1 else plural}"
+
+
 def _findings(moment: Moment, width: int, style: Style) -> list[str]:
     """The newest finding of all processes, and how many there are."""
     found = [finding for report in moment.reports for finding in report.findings]
     if not found:
         return []
-    newest = min(found, key=lambda finding: float(finding.get("age") or 0.0))
-    text = plain(newest.get("text") or newest.get("code") or "")
-    return [style.paint(cut_end(f"{len(found)} findings, the newest: {text}", width, style), "33")]
+    text = plain(max(found, key=lambda finding: finding.at).text)
+    return [
+        style.paint(
+            cut_end(f"{_many(len(found), 'finding')}, the newest: {text}", width, style), "33"
+        )
+    ]

@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from turnwise.cli.top_documents import Finding, Lease, findings_in, leases_in
 from turnwise.tracking import reporting_folder
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ class Report:
 
     pid: int
     argv0: str
-    leases: tuple[dict[str, Any], ...] = ()
-    findings: tuple[dict[str, Any], ...] = ()
+    leases: tuple[Lease, ...] = ()
+    findings: tuple[Finding, ...] = ()
     connections: tuple[Ends, ...] | None = None
 
 
@@ -57,7 +58,7 @@ class Joined:
     """
 
     report: Report
-    lease: dict[str, Any]
+    lease: Lease
     match: str
 
 
@@ -129,14 +130,10 @@ def _report(pid: int | None, document: dict[str, Any]) -> Report:
     return Report(
         number,
         str(document.get("argv0") or ""),
-        _objects(document.get("leases")),
-        _objects(document.get("findings")),
+        leases_in(document),
+        findings_in(document),
         connections_of(pid) if pid else None,
     )
-
-
-def _objects(value: object) -> tuple[dict[str, Any], ...]:
-    return tuple(each for each in value if isinstance(each, dict)) if type(value) is list else ()
 
 
 def connections_of(pid: int | str) -> tuple[Ends, ...] | None:
@@ -193,12 +190,10 @@ def join(view: ServerView, reports: list[Report]) -> dict[int, Joined]:
     Where the server does not say these (a Unix socket, a row hidden from this role), a number that
     one process alone reports is taken, and marked.
     """
-    claims: dict[int, list[tuple[Report, dict[str, Any]]]] = {}
+    claims: dict[int, list[tuple[Report, Lease]]] = {}
     for report in reports:
         for lease in report.leases:
-            number = lease.get("backend_pid")
-            if isinstance(number, int) and number:
-                claims.setdefault(number, []).append((report, lease))
+            claims.setdefault(lease.backend_pid, []).append((report, lease))
     server = _server_end(view)
     joined = {}
     for session in view.sessions:

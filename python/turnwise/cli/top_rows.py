@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from turnwise.cli.top_statements import without_values
 
 if TYPE_CHECKING:
     from turnwise.cli.top_reports import Joined, Report
+    from turnwise.cli.top_documents import Lease
     from turnwise.sqlalchemy.server_sessions import ServerSession, ServerView
 
 SORTS = ("blocked", "age", "state")
@@ -26,7 +27,6 @@ STATES = (
     "background",
 )
 _ALWAYS_SHOWN = set(STATES[:6])
-_LEASE = ("number", "pool", "state", "age", "state_age", "opened", "last", "wrote", "statements")
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class Row:
     age: float | None
     branch: tuple[bool, ...] = ()
     """For each level above and its own: whether it is the last one there."""
+    below: int | None = None
+    """The number of the session that it stands below."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +88,8 @@ class Moment:
         joined = self.joined.get(session.pid)
         state, age = session.state, session.state_age
         if joined is not None and not session.is_visible and state in {"hidden", "idle"}:
-            said = joined.lease.get("state")
-            if said in STATES:
-                state, age = said, _number(joined.lease.get("state_age"))
+            if joined.lease.state in STATES:
+                state, age = joined.lease.state, joined.lease.state_age
         return Row(session, joined, state, age)
 
     def as_json(self, *, sort: str, everything: bool) -> dict[str, Any]:
@@ -116,7 +117,7 @@ class Moment:
                     "argv0": report.argv0,
                     "leases": len(report.leases),
                     "joined": sum(each.report is report for each in self.joined.values()),
-                    "findings": list(report.findings),
+                    "findings": [finding.document for finding in report.findings],
                 }
                 for report in self.reports
             ],
@@ -140,13 +141,15 @@ def _row_as_json(row: Row, blocks: list[int], product: str) -> dict[str, Any]:
         "statement": without_values(session.statement, product),
         "match": joined.match if joined else None,
         "process": {"pid": joined.report.pid, "argv0": joined.report.argv0} if joined else None,
-        "owner": joined.lease.get("owner") if joined else None,
-        "lease": {name: joined.lease.get(name) for name in _LEASE} if joined else None,
+        "owner": joined.lease.owner._asdict() if joined and joined.lease.owner else None,
+        "lease": _lease_as_json(joined.lease) if joined else None,
     }
 
 
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
+def _lease_as_json(lease: Lease) -> dict[str, Any]:
+    document = lease._asdict()
+    del document["owner"], document["backend_pid"]  # They stand beside it.
+    return document
 
 
 def _longest(row: Row) -> float:
@@ -173,13 +176,13 @@ def _as_tree(rows: list[Row], blocks: dict[int, list[int]]) -> list[Row]:
 
     def place(row: Row, branch: tuple[bool, ...]) -> None:
         placed.add(row.session.pid)
-        found.append(Row(row.session, row.joined, row.state, row.age, branch))
-        below = [
+        below = parents[row.session.pid] if branch else None
+        found.append(replace(row, branch=branch, below=below))
+        waiting = [
             each for each in children.get(row.session.pid, ()) if each.session.pid not in placed
         ]
-        for number, each in enumerate(below):
-            if each.session.pid not in placed:
-                place(each, (*branch, number == len(below) - 1))
+        for number, each in enumerate(waiting):
+            place(each, (*branch, number == len(waiting) - 1))
 
     roots = [row for row in rows if row.session.pid not in parents]
     for row in sorted(roots, key=lambda row: row.session.pid not in blocks):

@@ -59,7 +59,7 @@ class PostgreSQLReader:
         hidden = 0
         for row in rows:
             session = _session(*row[:14])
-            hidden += row[12] == _HIDDEN
+            hidden += not session.is_visible and session.state != "background"
             if row[14]:
                 own = session
             else:
@@ -67,14 +67,12 @@ class PostgreSQLReader:
         assert own is not None  # noqa: S101 - PostgreSQL lists whoever asks
         notes = []
         if hidden:
-            notes.append(
-                f"{hidden} sessions are hidden from this role: GRANT pg_read_all_stats, or ask as "
-                "the role that they are of"
-            )
+            many = f"{hidden} session{'s' if hidden > 1 else ''}"
+            notes.append(f"hidden from this role: {many} of others (GRANT pg_read_all_stats)")
         return ServerView(
             product="PostgreSQL",
             version=str(self._version).split(" ", maxsplit=1)[0],
-            connections=sum(row[1] == "client backend" or row[12] == _HIDDEN for row in rows),
+            connections=1 + sum(session.state != "background" for session in sessions),
             max_connections=self._max_connections,
             own=own,
             sessions=tuple(sessions),
@@ -102,10 +100,10 @@ def _session(
     is_hidden = statement == _HIDDEN
     if blockers or wait_kind == "Lock":
         known = "waiting"
+    elif kind not in {"client backend", None} or (is_hidden and not database):
+        known = "background"
     elif is_hidden:
         known = "hidden"
-    elif kind not in {"client backend", None}:
-        known = "background"
     else:
         known = _STATES.get(state or "", "active")
     waits = known in {"active", "waiting", "background"} and bool(wait)
