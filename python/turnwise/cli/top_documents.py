@@ -29,6 +29,7 @@ class Lease(NamedTuple):
     owner: Owner | None
     opened: str
     last: str
+    statement: str
     wrote: bool
     statements: int
 
@@ -58,6 +59,7 @@ def leases_in(document: dict[str, Any]) -> tuple[Lease, ...]:
             else None,
             opened=_text(each, "opened"),
             last=_text(each, "last"),
+            statement=_text(each, "statement"),
             wrote=bool(each.get("wrote")) or _seconds(each, "write_age") is not None,
             statements=_whole(each.get("statements")),
         )

@@ -8,8 +8,6 @@ import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from turnwise.cli.top_statements import without_values
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -116,6 +114,8 @@ def duration(seconds: float | None) -> str:
         return f"{seconds:.1f}s"
     if seconds < 99.5:
         return f"{seconds:.0f}s"
+    if seconds < 599.5:
+        return f"{round(seconds) // 60}m{round(seconds) % 60:02}s"
     minutes = round(seconds / 60)
     if minutes < 100:
         return f"{minutes}m"
@@ -169,7 +169,7 @@ def _columns(moment: Moment, sort: str, width: int, style: Style) -> list[_Colum
         ]
     # The tree says it of all but those that wait for several.
     by = _Column("BLOCKED BY", 5, 12, _who_blocks, cut_end)
-    also = _Column("ALSO BLOCKED BY", 5, 15, _who_blocks, cut_end, is_extra=True)
+    also = _Column("ALSO BLOCKED BY", 15, 15, _who_blocks, cut_end, is_extra=True)
     return [
         _Column("PID", 5, 20, lambda row: _pid(row, style), cut_end),
         _Column("STATE", 7, 11, lambda row: _WORDS.get(row.state, row.state), cut_end),
@@ -185,7 +185,7 @@ def _columns(moment: Moment, sort: str, width: int, style: Style) -> list[_Colum
             "STATEMENT",
             16,
             24,
-            lambda row: plain(without_values(row.session.statement, product)),
+            lambda row: plain(row.statement(product)),
             cut_end,
             is_extra=True,
         ),

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from turnwise.cli.top_statements import without_values
 
 if TYPE_CHECKING:
-    from turnwise.cli.top_reports import Joined, Report
     from turnwise.cli.top_documents import Lease
+    from turnwise.cli.top_reports import Joined, Report
     from turnwise.sqlalchemy.server_sessions import ServerSession, ServerView
 
 SORTS = ("blocked", "age", "state")
@@ -41,6 +41,12 @@ class Row:
     """For each level above and its own: whether it is the last one there."""
     below: int | None = None
     """The number of the session that it stands below."""
+
+    def statement(self, product: str) -> str:
+        """The last statement without values: the server's word, else the process's."""
+        if self.session.statement:
+            return without_values(self.session.statement, product)
+        return self.joined.lease.statement if self.joined is not None else ""
 
 
 @dataclass(frozen=True)
@@ -87,9 +93,9 @@ class Moment:
     def _row(self, session: ServerSession) -> Row:
         joined = self.joined.get(session.pid)
         state, age = session.state, session.state_age
-        if joined is not None and not session.is_visible and state in {"hidden", "idle"}:
-            if joined.lease.state in STATES:
-                state, age = joined.lease.state, joined.lease.state_age
+        is_open = joined is None or session.is_visible or state not in {"hidden", "idle"}
+        if joined is not None and not is_open and joined.lease.state in STATES:
+            state, age = joined.lease.state, joined.lease.state_age
         return Row(session, joined, state, age)
 
     def as_json(self, *, sort: str, everything: bool) -> dict[str, Any]:
@@ -138,7 +144,7 @@ def _row_as_json(row: Row, blocks: list[int], product: str) -> dict[str, Any]:
         "database": session.database,
         "application": session.application,
         "client": {"address": session.address, "port": session.port},
-        "statement": without_values(session.statement, product),
+        "statement": row.statement(product),
         "match": joined.match if joined else None,
         "process": {"pid": joined.report.pid, "argv0": joined.report.argv0} if joined else None,
         "owner": joined.lease.owner._asdict() if joined and joined.lease.owner else None,
@@ -148,7 +154,7 @@ def _row_as_json(row: Row, blocks: list[int], product: str) -> dict[str, Any]:
 
 def _lease_as_json(lease: Lease) -> dict[str, Any]:
     document = lease._asdict()
-    del document["owner"], document["backend_pid"]  # They stand beside it.
+    del document["owner"], document["backend_pid"], document["statement"]  # They stand beside it.
     return document
 
 
