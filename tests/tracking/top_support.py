@@ -116,7 +116,7 @@ class Picture:
 class Terminal:
     """`turnwise top` in a terminal of its own."""
 
-    def __init__(self, *arguments, lines=24, columns=80, **more) -> None:
+    def __init__(self, *arguments, lines=24, columns=80, shell=(), **more) -> None:
         self.picture = Picture(lines, columns)
         self.raw = ""
         self._held = b""
@@ -131,7 +131,7 @@ class Terminal:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
 
         self.process = subprocess.Popen(
-            [*COMMAND, *map(str, arguments)],
+            [*shell, *COMMAND, *map(str, arguments)],
             stdin=other,
             stdout=other,
             stderr=other,

@@ -56,9 +56,8 @@ def wants_colours(environment: Mapping[str, str] = os.environ) -> bool:
 
 def plain(text: object) -> str:
     """Text of others without control characters: no program may steer the terminal by its name."""
-    return "".join(
-        each if unicodedata.category(each)[0] != "C" else " " for each in str(text)
-    ).strip()
+    kept = (each if unicodedata.category(each)[0] != "C" else " " for each in str(text))
+    return " ".join("".join(kept).split())
 
 
 def columns_of(text: str) -> int:
@@ -95,7 +94,9 @@ def cut_site(site: str, width: int, style: Style) -> str:
             text = begin + "/".join(folders[number:])
             if folders[number:] and columns_of(text) <= width:
                 return text
-    return mark + place[len(place) - width + 1 :] if width > 1 else mark[:width]
+    while place and columns_of(place) > width - 1:
+        place = place[1:]
+    return mark + place
 
 
 def cut_owner(owner: str, width: int, style: Style) -> str:

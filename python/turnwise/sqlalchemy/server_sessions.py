@@ -88,13 +88,13 @@ def engine_for(text: str) -> Engine:
         if url.get_dialect().is_async:
             return _synchronous(url, family)
         return _engine(url)
-    except ArgumentError:
-        # Its own text may repeat a password.
+    except NoSuchModuleError as error:
+        raise UnusableURLError(str(error)) from None
+    except (ArgumentError, ValueError):
+        # Their own text may repeat a password.
         raise UnusableURLError(
             "not a database URL, such as postgresql+psycopg://user@host/database"
         ) from None
-    except NoSuchModuleError as error:
-        raise UnusableURLError(str(error)) from None
     except ModuleNotFoundError as error:
         raise UnusableURLError(f"the driver {error.name} is not installed") from None
 
