@@ -302,11 +302,12 @@ def picture(
     shown = rows
     if height is not None and len(lines) + 1 + len(rows) + len(foot) > height:
         shown = rows[: max(0, height - len(lines) - 2 - len(foot))]
-        foot.insert(0, f"and {len(rows) - len(shown)} more")
+        foot.insert(0, cut_end(f"and {len(rows) - len(shown)} more", width, style))
     if rows:
         lines += table(moment, shown, sort, width, style)
     else:
-        lines.append("no session has a transaction or a lease" + _GAP + "(--all: idle ones too)")
+        said = "no session is active, in a transaction or held"
+        lines.append(cut_end(said if everything else f"{said} (--all: idle too)", width, style))
     if height is not None:
         lines += [""] * (height - len(lines) - len(foot))
         return (lines + foot)[:height]
