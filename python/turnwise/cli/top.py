@@ -17,10 +17,7 @@ from turnwise.cli.top_rows import SORTS, Moment
 if TYPE_CHECKING:
     import argparse
 
-    from sqlalchemy.engine import Connection, Engine
-
     from turnwise.cli.top_screen import Screen
-    from turnwise.sqlalchemy.server_sessions import Reader
 
 _WIDTH_OF_A_FILE = 160
 
@@ -40,23 +37,20 @@ def top(arguments: argparse.Namespace) -> int:
 
 
 class _Source:
-    """The server and the processes; connects again after an error."""
+    """The server and the processes."""
 
     def __init__(self, url: str, folder: str | None) -> None:
         try:
-            from turnwise.sqlalchemy.server_sessions import UnusableURLError, engine_for
+            from turnwise.sqlalchemy.server_sessions import Server, UnreachableServerError
         except ModuleNotFoundError as error:
             raise CommandError(f"top needs SQLAlchemy 2.0 or newer: {error}") from None
-        try:
-            self._engine: Engine = engine_for(url)
-        except UnusableURLError as error:
-            raise CommandError(str(error)) from None
+        self._unreachable = UnreachableServerError
         self._folder = folder
-        self._connection: Connection | None = None
-        self._reader: Reader | None = None
-        address = self._engine.url
-        port = f":{address.port}" if address.port else ""
-        self.where = f"{address.username or ''}@{address.host or ''}{port}/{address.database or ''}"
+        try:
+            self._server = Server(url)
+        except UnreachableServerError as error:
+            raise CommandError(str(error)) from None
+        self.where = self._server.name
 
     def read(self) -> Moment:
         """What is now.
@@ -64,36 +58,17 @@ class _Source:
         Raises:
             CommandError: The server cannot be reached, or refuses.
         """
-        from turnwise.sqlalchemy.server_sessions import reader_for
-
         try:
-            if self._reader is None:
-                self._connection = self._engine.connect()
-                self._reader = reader_for(self._connection)
-            view = self._reader.read()
-        except Exception as error:
-            self.close()
-            raise CommandError(_said_by(error)) from error
+            view = self._server.read()
+        except self._unreachable as error:
+            raise CommandError(str(error)) from error
         reports = read_all(self._folder)
         joined = join(view, reports.reports)
         return Moment(view, joined, reports.reports, (*view.notes, *reports.notes))
 
     def close(self) -> None:
         """Give the connection back."""
-        connection, self._connection, self._reader = self._connection, None, None
-        if connection is not None:
-            try:
-                connection.invalidate()
-                connection.close()
-            except Exception:  # noqa: S110 - the connection may be broken
-                pass
-
-
-def _said_by(error: Exception) -> str:
-    """The driver's own words, without SQLAlchemy's and in one line."""
-    said = str(getattr(error, "orig", None) or error)
-    text = " ".join(said.split())
-    return text if len(text) <= 400 else f"{text[:400]}..."
+        self._server.close()
 
 
 def _show_once(source: _Source, moment: Moment, arguments: argparse.Namespace) -> None:

@@ -65,17 +65,66 @@ class Reader(Protocol):
         """What it says now."""
 
 
-class UnusableURLError(Exception):
-    """There is no way to ask the server of this URL. The text is one line that says why."""
+class UnreachableServerError(Exception):
+    """The server gives no answer. The text is one line that says why."""
 
 
-def engine_for(text: str) -> Engine:
-    """An engine without pool for one connection, each statement a transaction of its own.
+class UnusableURLError(UnreachableServerError):
+    """There is no way to ask the server of this URL."""
 
-    An asynchronous driver is replaced by a synchronous one that is installed.
+
+class Server:
+    """A server and one connection to it, made when it is first asked and again after an error.
 
     Raises:
         UnusableURLError: The URL is none, or of another kind of database, or no driver is there.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._engine = _engine_for(text)
+        self._connection: Connection | None = None
+        self._reader: Reader | None = None
+        url = self._engine.url
+        port = f":{url.port}" if url.port else ""
+        self.name = f"{url.username or ''}@{url.host or ''}{port}/{url.database or ''}"
+        """User, host and database, without password."""
+
+    def read(self) -> ServerView:
+        """What it says now.
+
+        Raises:
+            UnreachableServerError: It cannot be reached, or refuses.
+        """
+        try:
+            if self._reader is None:
+                self._connection = self._engine.connect()
+                self._reader = _reader_for(self._connection)
+            return self._reader.read()
+        except Exception as error:
+            self.close()
+            raise UnreachableServerError(_said_by(error)) from error
+
+    def close(self) -> None:
+        """End the connection, if there is one."""
+        connection, self._connection, self._reader = self._connection, None, None
+        if connection is not None:
+            try:
+                connection.invalidate()
+                connection.close()
+            except Exception:  # noqa: BLE001, S110 - it may be broken already
+                pass
+
+
+def _said_by(error: Exception) -> str:
+    """The driver's own words, without SQLAlchemy's and in one line."""
+    text = " ".join(str(getattr(error, "orig", None) or error).split())
+    return text if len(text) <= 400 else f"{text[:400]}..."
+
+
+def _engine_for(text: str) -> Engine:
+    """An engine without pool for one connection, each statement a transaction of its own.
+
+    An asynchronous driver is replaced by a synchronous one that is installed.
     """
     try:
         url = make_url(text)
@@ -130,7 +179,7 @@ def _engine(url: URL) -> Engine:
     )
 
 
-def reader_for(connection: Connection) -> Reader:
+def _reader_for(connection: Connection) -> Reader:
     """What can read from the server of this connection; sets its statement time-out."""
     if connection.dialect.name == "postgresql":
         from turnwise.sqlalchemy.postgresql_sessions import PostgreSQLReader
