@@ -1,1 +1,1 @@
-"""Who holds a database session, since when, and from which line."""
+"""The session-lifetime tracker: who holds a database session, since when, and from which line."""
