@@ -271,6 +271,10 @@ def test_a_lease_as_the_core_says_it(folder):
         "write_age_ms": 12900,
         "owner": None,
     }
-    reporting_socket.serve(lambda: document(leases=[said]), folder=folder)
-    (found,) = read_all(folder).reports[0].leases
+    finding = {"code": "lock-held", "age_ms": 2100.4, "at_ms": 5, "owner": {"name": "GET /"}}
+    finding |= {"opened": "app.py:7 in f", "last": None}
+    reporting_socket.serve(lambda: document(leases=[said], findings=[finding]), folder=folder)
+    (report,) = read_all(folder).reports
+    assert [each.text for each in report.findings] == ["lock-held 2.1s GET / app.py:7 in f"]
+    (found,) = report.leases
     assert (found.number, found.age, found.state_age, found.wrote) == (3, 13.0005, 12.4, True)

@@ -82,7 +82,10 @@ def _line(finding: dict[str, Any]) -> str:
         return said
     owner = finding.get("owner")
     name = _text(owner, "name") if isinstance(owner, dict) else _text(finding, "owner_name")
-    return " ".join(part for part in (_text(finding, "code"), name, _text(finding, "last")) if part)
+    age = _seconds(finding, "age")
+    site = _text(finding, "last") or _text(finding, "opened")
+    parts = (_text(finding, "code"), f"{age:.1f}s" if age else "", name, site)
+    return " ".join(part for part in parts if part)
 
 
 def _objects(value: object) -> list[dict[str, Any]]:

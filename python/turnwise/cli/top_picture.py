@@ -225,7 +225,7 @@ def table(moment: Moment, rows: list[Row], sort: str, width: int, style: Style) 
         _aligned(cut_end(column.title, room, style), room, column)
         for (column, _), room in zip(kept, widths, strict=True)
     )
-    lines = [style.paint(cut_end(heading.ljust(width), width, style), _REVERSE)]
+    lines = [style.paint(heading.ljust(width if style.colours else 0), _REVERSE)]
     for number, row in enumerate(rows):
         parts = []
         for (column, cells), room in zip(kept, widths, strict=True):
