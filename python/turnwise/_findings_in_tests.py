@@ -170,16 +170,19 @@ class Recorder:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Fail the phase in which the findings were made."""
         notes = self._take_notes(item.nodeid)
-        untold = self._reasons(notes, _raised_in(call.excinfo.value) if call.excinfo else set())
-        if untold and (call.excinfo is None or call.excinfo.errisinstance(pytest.skip.Exception)):
+        reasons = self._reasons(notes, _raised_in(call.excinfo.value) if call.excinfo else set())
+        beside = call.excinfo is not None and not call.excinfo.errisinstance(pytest.skip.Exception)
+        if reasons and not beside:
             try:
-                pytest.fail(untold, pytrace=False)
+                pytest.fail(reasons, pytrace=False)
             except pytest.fail.Exception:
                 call.excinfo = pytest.ExceptionInfo.from_current()
-            untold = ""
         report = yield
-        if untold:
-            report.sections.append((_TITLE, untold))
+        if reasons and report.skipped and not hasattr(report, "wasxfail"):
+            # A TestCase keeps its skip elsewhere than in `call`.
+            report.outcome, report.longrepr = "failed", reasons
+        elif reasons and beside:
+            report.sections.append((_TITLE, reasons))
         vars(report)[_CARRIED] = [list(note) for note in notes]
         return report
 
@@ -254,13 +257,17 @@ class Summary:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Print each place once, with the tests that came by."""
-        if not self._places:
-            return
-        terminalreporter.section(_TITLE)
-        for notes in self._places.values():
+        """Print each place once, with the tests that came by; in strict mode nothing harmless."""
+        shown = [
+            notes
+            for notes in self._places.values()
+            if not self._strict or notes[0].severity != "info"
+        ]
+        if shown:
+            terminalreporter.section(_TITLE)
+        for notes in shown:
             tests = list(dict.fromkeys(note.test for note in notes))
-            more = f" and {len(tests) - 1} more tests" if len(tests) > 1 else ""
+            more = f" and {len(tests) - 1} more" if len(tests) > 1 else ""
             terminalreporter.write_line(f"{notes[0].severity}: {notes[0].line}")
             terminalreporter.write_line(f"    {len(notes)} times: {tests[0]}{more}")
 
