@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple, overload
 
 import pytest
 
+from turnwise._native import enums
+from turnwise._shared_in_tests import Sharing
 from turnwise.errors import FindingError
 from turnwise.tracking import watching
 
@@ -50,6 +52,7 @@ class FindingsOfTest(Sequence["Finding"]):
     def __init__(self, allowed: Iterable[str] = (), known: Iterable[int] = ()) -> None:
         self.allowed = frozenset(allowed)
         self.known = set(known)
+        self.failing: set[int] = set()
         self.left_open: tuple[Lease, ...] = ()
         self._findings: list[Finding] = []
         self._judged = 0
@@ -77,8 +80,10 @@ class FindingsOfTest(Sequence["Finding"]):
             self._findings.remove(finding)
         return taken
 
-    def hear(self, finding: Finding) -> None:
+    def hear(self, finding: Finding, *, fails: bool) -> None:
         """Add one; from any thread."""
+        if fails:
+            self.failing.add(finding.number)
         self._findings.append(finding)
 
     def judge(self) -> list[Finding]:
@@ -97,28 +102,53 @@ class Recorder:
         self._outside: list[Note] = []
         self._strict = strict
         self._summary = summary
+        self._sharing = Sharing()
         self._watch()
         self._subscription = watching.on_finding(self._hear)
 
     def _hear(self, finding: Finding) -> None:
-        self.of_test.hear(finding)
+        fails = (
+            self._strict
+            and finding.exact
+            and finding.severity != "info"
+            and finding.code not in self.of_test.allowed
+            and not self._sharing.explains(finding)
+        )
+        self.of_test.hear(finding, fails=fails)
+
+    def _fails(self, finding: Finding) -> bool:
+        return finding.number in self.of_test.failing
 
     def _watch(self) -> None:
-        # For each test anew: an application may call `watch` or `unwatch` itself.
-        allowed = tuple(self.of_test.allowed)
-        watching.watch(strict=self._strict, log=False, grace=_GRACE, ignore=allowed)
+        # For each phase anew: an application may call `watch` or `unwatch` itself.
+        watching.watch(strict=self._strict and self._fails, log=False, grace=_GRACE)
 
     def pytest_unconfigure(self) -> None:
         """Leave nothing behind."""
         self._subscription.cancel()
+        self._sharing.stop()
         watching.unwatch()
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Refuse markers with codes that no finding has: they would allow nothing."""
+        for item in items:
+            for code in _allowed(item):
+                if code not in enums()["FindingCode"]:
+                    raise pytest.UsageError(f"{item.nodeid}: no finding has the code {code!r}")
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
         """Begin a test."""
         self._outside += self._take_notes("outside of tests")
-        allowed = [code for mark in item.iter_markers("turnwise_allow") for code in mark.args]
-        self.of_test = FindingsOfTest(allowed, _live())
+        self.of_test = FindingsOfTest(_allowed(item), _live())
+        self._sharing.running = True
+        self._sharing.listen()
+        self._watch()
+        return (yield)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_call(self) -> Generator[None, object, object]:
+        """Watch as before the set-up."""
         self._watch()
         return (yield)
 
@@ -145,6 +175,7 @@ class Recorder:
             if left:
                 gc.collect()
                 left = self._wait_for_owners()
+            self._sharing.running = False
             if "no_open_sessions" in getattr(item, "fixturenames", ()):
                 self.of_test.left_open = left
 
@@ -158,7 +189,7 @@ class Recorder:
         deadline = time.monotonic() + 2 * _GRACE
         while True:
             left = self._left()
-            ended = sum(lease.owner is not None and lease.owner.phase == "ended" for lease in left)
+            ended = sum(lease.phase == "ended" for lease in left)
             found = sum(finding.code == "held-past-owner" for finding in self.of_test)
             if ended <= found or time.monotonic() > deadline:
                 return left
@@ -201,9 +232,7 @@ class Recorder:
         return [
             Note(
                 number=finding.number,
-                fails=finding.exact
-                and finding.severity != "info"
-                and finding.code not in self.of_test.allowed,
+                fails=self._fails(finding),
                 severity=finding.severity,
                 place=f"{finding.code} {finding.opened} {finding.last}",
                 line=finding.text,
@@ -270,6 +299,10 @@ class Summary:
             more = f" and {len(tests) - 1} more" if len(tests) > 1 else ""
             terminalreporter.write_line(f"{notes[0].severity}: {notes[0].line}")
             terminalreporter.write_line(f"    {len(notes)} times: {tests[0]}{more}")
+
+
+def _allowed(item: pytest.Item) -> list[str]:
+    return [code for mark in item.iter_markers("turnwise_allow") for code in mark.args]
 
 
 def _live() -> set[int]:

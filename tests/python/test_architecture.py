@@ -18,13 +18,20 @@ TEXT = {".rs", ".py", ".pyi", ".c", ".h", ".md", ".toml", ".json", ".sh", ".yml"
 THIRD_PARTY = {
     "tqdm": {"cli"},
     "pytest": {"pytest_plugin", "_findings_in_tests"},
-    "sqlalchemy": {"sqlalchemy", "flask"},
-    "flask": {"flask"},
+    "sqlalchemy": {"sqlalchemy", "flask", "_shared_in_tests"},
+    "flask": {"flask", "_shared_in_tests"},
     "flask_sqlalchemy": {"flask"},
     "fastapi": {"fastapi"},
     "starlette": {"fastapi"},
 }
-LOADED_BY_THEIR_USERS = {"pytest_plugin", "_findings_in_tests", "sqlalchemy", "flask", "fastapi"}
+LOADED_BY_THEIR_USERS = {
+    "pytest_plugin",
+    "_findings_in_tests",
+    "_shared_in_tests",
+    "sqlalchemy",
+    "flask",
+    "fastapi",
+}
 # Every type checker brings it along, and nothing else ever imports it.
 FOR_TYPE_CHECKERS = {"typing_extensions"}
 

@@ -62,6 +62,23 @@ def wrong_in_a_thread():
     thread.join()
 
 
+def with_session(session, *requests):
+    for name in requests:
+        with owner("request", name):
+            session.execute(ONE)
+
+
+def session_of_another_request():
+    with owner("request", "GET /first"):
+        session = Session()
+        session.execute(ONE)
+    try:
+        with_session(session, "GET /second")
+    except Exception:
+        pass
+    session.close()
+
+
 def forgotten():
     session = Session()
     session.execute(ONE)
@@ -118,6 +135,9 @@ def test_expected_but_not_taken():
     with pytest.raises(turnwise.errors.FindingError):
         shop.wrong()
 
+def test_session_of_another_request():
+    shop.session_of_another_request()
+
 def test_skipped():
     shop.wrong_and_quiet()
     pytest.skip("too late")
@@ -150,9 +170,11 @@ def test_another_code_is_allowed():
     shop.wrong_and_quiet()
 """,
     "test_passing.py": """
+import time
 import pytest
 import shop
 import turnwise
+from turnwise.tracking import watching
 
 
 def test_right():
@@ -188,16 +210,20 @@ def test_nothing_left_open(no_open_sessions, of_the_session, of_the_test):
         session.execute(shop.ONE)
 
 def test_the_session_of_the_session_is_still_out(no_open_sessions, of_the_session):
-    assert len(turnwise.leases()) >= 1
+    assert of_the_session.in_transaction()
+    assert len(watching.leases()) >= 1
+
+def test_a_session_that_is_shared_with_requests(of_the_test):
+    shop.with_session(of_the_test, "GET /first", "GET /second")
+    of_the_test.execute(shop.ONE)
+    time.sleep(1.5)
 
 def test_a_call_of_watch_changes_nothing(turnwise_findings):
-    from turnwise.tracking import watching
     watching.watch(strict=False)
     shop.wrong()
     assert turnwise_findings.take("sync-on-loop")
 
 def test_a_call_of_unwatch():
-    from turnwise.tracking import watching
     watching.unwatch()
 
 def test_is_watched_again(turnwise_findings):
@@ -318,6 +344,7 @@ def test_the_test_that_causes_a_finding_fails(suite):
         "test_swallowed": "sync-on-loop",
         "test_in_a_thread": "sync-on-loop",
         "test_expected_but_not_taken": "sync-on-loop",
+        "test_session_of_another_request": "cross-owner-use",
         "test_skipped": "sync-on-loop",
         "test_in_a_fixture": "sync-on-loop",
         "test_at_the_end_of_a_fixture": "sync-on-loop",
@@ -404,12 +431,13 @@ def test_the_setting_is_the_default(suite, pytester):
     result.stderr.fnmatch_lines("ERROR: turnwise = 'loud': must be one of off, report, strict")
 
 
-def test_an_unknown_code_is_an_error(suite):
-    wrong = (
+def test_an_unknown_code_is_an_error(pytester):
+    pytester.makepyfile(
         "import pytest\n\n@pytest.mark.turnwise_allow('sync-on-lop')\ndef test_one():\n    pass\n"
     )
-    ran = suite({"test_it.py": wrong}, "--turnwise=strict")
-    assert "sync-on-lop" in ran.tests["test_one"]["error"], ran.text
+    result = pytester.runpytest_subprocess("-p", "turnwise.pytest_plugin", "--turnwise=strict")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines("ERROR: *::test_one: no finding has the code 'sync-on-lop'")
 
 
 OFF = """

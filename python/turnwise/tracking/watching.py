@@ -34,7 +34,7 @@ _TICK = 0.25
 class Settings(NamedTuple):
     """How sessions are watched: the settings of ``watch``."""
 
-    strict: bool = False
+    strict: bool | Callable[[Finding], bool] = False
     log: bool = True
     idle_in_transaction: float = 5.0
     task_idle_in_transaction: float = 60.0
@@ -103,7 +103,7 @@ class _Watcher:
                 lock_held=settings.lock_held,
                 grace=settings.grace,
                 each_site=settings.sites == "statement",
-                strict=settings.strict,
+                strict=bool(settings.strict),
             )
             self.settings = settings
             self.hooks.add(engine)
@@ -131,7 +131,9 @@ class _Watcher:
     def _run(self) -> None:
         self._stop = threading.Event()
         arguments = (self._stop,)
-        threading.Thread(target=self._watch, args=arguments, name="turnwise-watchdog", daemon=True).start()
+        threading.Thread(
+            target=self._watch, args=arguments, name="turnwise-watchdog", daemon=True
+        ).start()
 
     def _watch(self, stop: threading.Event) -> None:
         while not stop.wait(_TICK):
@@ -167,7 +169,10 @@ class _Watcher:
             _LOG.log(_LEVELS[finding.severity], "%s%s", finding.text, again)
             if finding.code == "pool-exhausted":
                 _LOG.log(_LEVELS[finding.severity], "who holds connections:\n%s", leases())
-        if settings.strict and finding.exact and finding.severity != "info":
+        strict = settings.strict
+        if strict and finding.exact and finding.severity != "info":
+            if callable(strict) and not strict(finding):
+                return
             raise FindingError(finding)
 
     def report(
@@ -195,7 +200,7 @@ _watcher = _Watcher()
 def watch(
     engine: Engine | AsyncEngine | None = None,
     *,
-    strict: bool = False,
+    strict: bool | Callable[[Finding], bool] = False,
     log: bool = True,
     idle_in_transaction: float = 5.0,
     task_idle_in_transaction: float = 60.0,
@@ -213,7 +218,8 @@ def watch(
 
     Args:
         engine: Only this one's.
-        strict: Raise ``FindingError`` for exact findings, before the statement is sent.
+        strict: Raise ``FindingError`` for exact findings, before the statement is sent; a function
+            says for which.
         log: Write findings to the logger, each kind and place once a minute.
         idle_in_transaction: Seconds that a request's transaction may be open without a statement.
         task_idle_in_transaction: The same for tasks, jobs and what has no owner.
@@ -236,7 +242,9 @@ def watch(
     codes = set(enums()["FindingCode"])
     for code in ignore:
         if code not in codes:
-            raise InvalidSettingError(f"no finding has the code {code!r}; there are {sorted(codes)}")
+            raise InvalidSettingError(
+                f"no finding has the code {code!r}; there are {sorted(codes)}"
+            )
     settings = Settings(
         strict=strict,
         log=log,
