@@ -16,8 +16,6 @@ from turnwise.drivers.backends import backend_pid
 from turnwise.sqlalchemy import interception
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from turnwise._native import NativeTracker
 
 _LAYER = "tracker"
@@ -28,6 +26,16 @@ class Hooks:
 
     def __init__(self, tracker: NativeTracker) -> None:
         self._tracker = tracker
+        # SQLAlchemy knows a listener again by its identity, and a bound method is a new object each time.
+        self._of_session = tracker.on_after_begin
+        self._of_pool: tuple[tuple[str, Any], ...] = (
+            ("checkout", tracker.on_checkout),
+            ("reset", tracker.on_reset),
+            ("checkin", tracker.on_checkin),
+            ("close", closes := tracker.on_close),
+            ("detach", closes),
+            ("invalidate", tracker.on_invalidate),
+        )
         self._changing = threading.RLock()
         self._everywhere = False
         self._engines: weakref.WeakSet[Engine] = weakref.WeakSet()
@@ -44,7 +52,7 @@ class Hooks:
             if self._everywhere or (engine is not None and engine in self._engines):
                 return
             if not self.on:
-                event.listen(Session, "after_begin", self._tracker.on_after_begin)
+                event.listen(Session, "after_begin", self._of_session)
             if engine is not None:
                 self._engines.add(engine)
                 self._listen(engine)
@@ -70,28 +78,19 @@ class Hooks:
                     self._leave(Pool)
                 self._everywhere = False
             if not self.on:
-                if event.contains(Session, "after_begin", self._tracker.on_after_begin):
-                    event.remove(Session, "after_begin", self._tracker.on_after_begin)
+                if event.contains(Session, "after_begin", self._of_session):
+                    event.remove(Session, "after_begin", self._of_session)
                 for dialect in list(self._dialects):
                     interception.remove(dialect, _LAYER)
                 self._dialects.clear()
                 self._tracker.forget()
 
-    def _listeners(self) -> Iterator[tuple[str, Any]]:
-        tracker = self._tracker
-        yield "checkout", tracker.on_checkout
-        yield "reset", tracker.on_reset
-        yield "checkin", tracker.on_checkin
-        yield "close", tracker.on_close
-        yield "detach", tracker.on_close
-        yield "invalidate", tracker.on_invalidate
-
     def _listen(self, target: Engine | type[Pool]) -> None:
-        for name, listener in self._listeners():
+        for name, listener in self._of_pool:
             event.listen(target, name, listener)
 
     def _leave(self, target: Engine | type[Pool]) -> None:
-        for name, listener in self._listeners():
+        for name, listener in self._of_pool:
             if event.contains(target, name, listener):
                 event.remove(target, name, listener)
 

@@ -34,7 +34,7 @@ _TICK = 0.25
 class Settings(NamedTuple):
     """How sessions are watched: the settings of ``watch``."""
 
-    strict: bool | Callable[[Finding], bool] = False
+    strict: bool | Callable[[Finding], object] = False
     log: bool = True
     idle_in_transaction: float = 5.0
     task_idle_in_transaction: float = 60.0
@@ -131,9 +131,7 @@ class _Watcher:
     def _run(self) -> None:
         self._stop = threading.Event()
         arguments = (self._stop,)
-        threading.Thread(
-            target=self._watch, args=arguments, name="turnwise-watchdog", daemon=True
-        ).start()
+        threading.Thread(target=self._watch, args=arguments, name="turnwise-watchdog", daemon=True).start()
 
     def _watch(self, stop: threading.Event) -> None:
         while not stop.wait(_TICK):
@@ -170,9 +168,12 @@ class _Watcher:
             if finding.code == "pool-exhausted":
                 _LOG.log(_LEVELS[finding.severity], "who holds connections:\n%s", leases())
         strict = settings.strict
-        if strict and finding.exact and finding.severity != "info":
-            if callable(strict) and not strict(finding):
-                return
+        if (
+            strict
+            and finding.exact
+            and finding.severity != "info"
+            and (strict is True or strict(finding))
+        ):
             raise FindingError(finding)
 
     def report(
@@ -200,7 +201,7 @@ _watcher = _Watcher()
 def watch(
     engine: Engine | AsyncEngine | None = None,
     *,
-    strict: bool | Callable[[Finding], bool] = False,
+    strict: bool | Callable[[Finding], object] = False,
     log: bool = True,
     idle_in_transaction: float = 5.0,
     task_idle_in_transaction: float = 60.0,
@@ -218,8 +219,8 @@ def watch(
 
     Args:
         engine: Only this one's.
-        strict: Raise ``FindingError`` for exact findings, before the statement is sent; a function
-            says for which.
+        strict: Raise ``FindingError`` for exact findings, before the statement is sent. A function
+            is asked about each, and returns whether to raise it.
         log: Write findings to the logger, each kind and place once a minute.
         idle_in_transaction: Seconds that a request's transaction may be open without a statement.
         task_idle_in_transaction: The same for tasks, jobs and what has no owner.
@@ -242,9 +243,7 @@ def watch(
     codes = set(enums()["FindingCode"])
     for code in ignore:
         if code not in codes:
-            raise InvalidSettingError(
-                f"no finding has the code {code!r}; there are {sorted(codes)}"
-            )
+            raise InvalidSettingError(f"no finding has the code {code!r}; there are {sorted(codes)}")
     settings = Settings(
         strict=strict,
         log=log,
