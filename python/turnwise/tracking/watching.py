@@ -262,6 +262,16 @@ def watch(
         raise InvalidSettingError(str(error)) from None
 
 
+def watch_also(engine: Engine | AsyncEngine | None = None) -> None:
+    """Watch an engine, or all, with the settings that somebody else may have chosen."""
+    _watcher.start(_sync(engine), _watcher.settings)
+
+
+def current_settings() -> Settings:
+    """The settings of the last ``watch``."""
+    return _watcher.settings
+
+
 def unwatch(engine: Engine | AsyncEngine | None = None) -> None:
     """Watch one engine no more, or nothing: no listener, wrapper, thread or handler is left."""
     _watcher.stop(_sync(engine))
@@ -324,8 +334,10 @@ def _sync(engine: Engine | AsyncEngine | None) -> Engine | None:
 
 __all__ = [
     "Leases",
+    "Settings",
     "Subscription",
     "clear_findings",
+    "current_settings",
     "findings",
     "is_watching",
     "leases",
@@ -333,4 +345,5 @@ __all__ = [
     "report",
     "unwatch",
     "watch",
+    "watch_also",
 ]
