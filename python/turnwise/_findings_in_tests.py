@@ -107,12 +107,13 @@ class Recorder:
         self._subscription = watching.on_finding(self._hear)
 
     def _hear(self, finding: Finding) -> None:
+        if self._sharing.explains(finding):
+            return
         fails = (
             self._strict
             and finding.exact
             and finding.severity != "info"
             and finding.code not in self.of_test.allowed
-            and not self._sharing.explains(finding)
         )
         self.of_test.hear(finding, fails=fails)
 
