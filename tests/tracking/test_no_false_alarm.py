@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -80,14 +81,19 @@ def test_its_wrong_routes_are_found(suite, name, found):
         assert f"1 times: wrong.py::{test}\n" in summary[place:].split("lease#")[1], told
 
 
+# Flask-SQLAlchemy 3.1.1 itself fails there with SQLAlchemy 2.1, whose dataclasses are stricter.
+STRICTER = "db2 or db4 or model_class2 or model_class4 or mapped_2x"
+
+
 def test_flask_sqlalchemys_own_suite(tmp_path):
-    """From its source distribution; 3.1.1 is the newest there is."""
+    """From its source distribution."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary"]
     command += ["flask-sqlalchemy", "flask-sqlalchemy==3.1.1"]
     subprocess.run(command, cwd=tmp_path, check=True, timeout=150)
     [archive] = tmp_path.glob("*.tar.gz")
     shutil.unpack_archive(archive, tmp_path, filter="data")
     [folder] = (path for path in tmp_path.iterdir() if path.is_dir())
-    status, told = run(folder, "-q", "tests")
+    status, told = run(folder, "-q", "-k", f"not ({STRICTER})", "tests")
     assert status == 0, told
     assert FINDINGS not in told, told
+    assert int(re.search(r"(\d+) passed", told)[1]) >= 290
