@@ -1,13 +1,9 @@
 //! The layer around a dialect's functions.
 
-
-
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
-use turnwise::session::{
-    FindingCode, LeaseId, Outcome, Severity, Use, Wrong, may_write,
-};
+use turnwise::session::{FindingCode, LeaseId, Outcome, Severity, Use, Wrong, may_write};
 
 use super::tracker::{NativeTracker, thread};
 use super::{now_ns, seconds};
@@ -79,7 +75,11 @@ impl StatementHook {
             // The flush of a commit: the commit itself is what is found.
             return Ok(());
         }
-        tracker.found(py, Some(id), wrong, String::new(), Some(r#use))
+        let detail = match (wrong.code, r#use.owner) {
+            (FindingCode::CrossOwnerUse, None) => "by code that has no owner".into(),
+            _ => String::new(),
+        };
+        tracker.found(py, Some(id), wrong, detail, Some(r#use))
     }
 
     fn end(&self, py: Python<'_>, running: &Running, failed: bool, statement: &Bound<'_, PyAny>) {
@@ -121,7 +121,7 @@ impl StatementHook {
         if tracker.is_strict() && owner.is_some() {
             return;
         }
-        drop(tracker.found(py, Some(id), wrong, detail, Some(&r#use)));
+        drop(tracker.found_for(py, Some(id), wrong, (took, detail), Some(&r#use)));
     }
 
     fn run<'py>(
@@ -254,4 +254,3 @@ pub(super) fn is_in_transaction(connection: &Bound<'_, PyAny>) -> Option<bool> {
     let status: i64 = info.getattr(intern!(py, "transaction_status")).ok()?.extract().ok()?;
     Some(status != 0)
 }
-

@@ -10,7 +10,8 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyWeakrefReference};
 use turnwise::session::{
-    FindingCode, Journal, LeaseId, Limits, Opening, OwnerFacts, Phase, Severity, Tracker, Use, Wrong,
+    FindingCode, Journal, LeaseId, Limits, Opening, OwnerFacts, Phase, Severity, Tracker, Use,
+    Wrong,
 };
 
 use super::finding::Finding;
@@ -117,10 +118,25 @@ impl NativeTracker {
         detail: String,
         r#use: Option<&Use<'_>>,
     ) -> PyResult<()> {
+        self.found_for(py, id, wrong, (0, detail), r#use)
+    }
+
+    /// As `found`, for something that has taken so many nanoseconds; 0: as long as the code says.
+    pub(super) fn found_for(
+        &self,
+        py: Python<'_>,
+        id: Option<LeaseId>,
+        wrong: Wrong,
+        (age_ns, detail): (u64, String),
+        r#use: Option<&Use<'_>>,
+    ) -> PyResult<()> {
         let now = self.now();
         let texts = self.texts.with(py);
         let mut finding = self.leases.finding(id, (wrong.code, wrong.severity), now, &texts);
         finding.detail = detail;
+        if age_ns > 0 {
+            finding.age_ns = age_ns;
+        }
         let by = r#use.map(|r#use| r#use.owner.map(|owner| owner.facts(now)));
         if let Some(lease) = &mut finding.lease
             && let Some(r#use) = r#use
@@ -131,7 +147,8 @@ impl NativeTracker {
             }
             lease.thread = r#use.thread;
         }
-        finding.by = by.flatten().or_else(|| self.owner(py).map(|owner| owner.get().inner.facts(now)));
+        finding.by =
+            by.flatten().or_else(|| self.owner(py).map(|owner| owner.get().inner.facts(now)));
         self.tell(py, finding)
     }
 
@@ -277,8 +294,7 @@ impl NativeTracker {
                 // Not one that is watched.
                 let Ok(Some((pool, backend_pid))) = told else { return };
                 let pool: Arc<str> = pool.into();
-                let new =
-                    Connected { record, pool: Arc::clone(&pool), backend_pid, lease: None };
+                let new = Connected { record, pool: Arc::clone(&pool), backend_pid, lease: None };
                 lock(&self.connections).insert(key, new);
                 (pool, backend_pid, None)
             }
@@ -496,7 +512,11 @@ impl NativeTracker {
 
 impl NativeTracker {
     /// The lease of a `Connection` of SQLAlchemy.
-    pub(super) fn lease_of(&self, py: Python<'_>, connection: &Bound<'_, PyAny>) -> Option<LeaseId> {
+    pub(super) fn lease_of(
+        &self,
+        py: Python<'_>,
+        connection: &Bound<'_, PyAny>,
+    ) -> Option<LeaseId> {
         let fairy = connection.getattr(intern!(py, "_dbapi_connection")).ok()?;
         let driver = fairy.getattr(intern!(py, "dbapi_connection")).ok()?;
         self.lease_at(address(&driver))

@@ -182,11 +182,8 @@ impl Tracker {
     /// Leases that wait for too long, with what was not found about them before.
     pub fn overdue(&self, now_ns: u64) -> Vec<(LeaseId, FindingCode)> {
         let limits = *self.limits.lock();
-        let least = limits
-            .idle_ns
-            .min(limits.task_idle_ns)
-            .min(limits.lock_held_ns)
-            .min(limits.grace_ns);
+        let least =
+            limits.idle_ns.min(limits.task_idle_ns).min(limits.lock_held_ns).min(limits.grace_ns);
         let until = now_ns.saturating_sub(least).saturating_add(1);
         let mut found = Vec::new();
         let used = self.free.lock().used as usize;
