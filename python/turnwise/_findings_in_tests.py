@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # What a report, or a worker of pytest-xdist, carries to the process that prints.
 _CARRIED = "turnwise_findings"
 _TITLE = "turnwise findings"
+_OUTSIDE = "outside of tests"
 _GRACE = 1.0
 
 
@@ -140,7 +141,7 @@ class Recorder:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
         """Begin a test."""
-        self._outside += self._take_notes("outside of tests")
+        self._outside += self._take_notes(_OUTSIDE)
         self.of_test = FindingsOfTest(_allowed(item), _live())
         self._sharing.running = True
         self._sharing.listen()
@@ -245,7 +246,7 @@ class Recorder:
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self) -> None:
         """Hand over what no test has made."""
-        self._outside += self._take_notes("outside of tests")
+        self._outside += self._take_notes(_OUTSIDE)
         self._summary.add_outside(self._outside)
         if hasattr(self._config, "workeroutput"):
             self._config.workeroutput[_CARRIED] = [list(note) for note in self._outside]
@@ -286,20 +287,22 @@ class Summary:
         if self._strict and self._fails and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
+    def _is_news(self, note: Note) -> bool:
+        """In a strict run, not what a test has failed of, and nothing harmless."""
+        told = note.fails and note.test != _OUTSIDE
+        return not self._strict or not (told or note.severity == "info")
+
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Print each place once, with the tests that came by; in strict mode nothing harmless."""
-        shown = [
-            notes
-            for notes in self._places.values()
-            if not self._strict or notes[0].severity != "info"
-        ]
+        """Print each place once, with the tests that came by."""
+        shown = [notes for notes in self._places.values() if self._is_news(notes[0])]
         if shown:
             terminalreporter.section(_TITLE)
         for notes in shown:
             tests = list(dict.fromkeys(note.test for note in notes))
             more = f" and {len(tests) - 1} more" if len(tests) > 1 else ""
             terminalreporter.write_line(f"{notes[0].severity}: {notes[0].line}")
-            terminalreporter.write_line(f"    {len(notes)} times: {tests[0]}{more}")
+            times = "once" if len(notes) == 1 else f"{len(notes)} times"
+            terminalreporter.write_line(f"    {times}: {tests[0]}{more}")
 
 
 def _allowed(item: pytest.Item) -> list[str]:
