@@ -5,7 +5,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
 use turnwise::session::{FindingCode, LeaseId, Outcome, Severity, Use, Wrong, may_write};
 
-use super::tracker::{NativeTracker, thread};
+use super::tracker::{Circumstance, NativeTracker, thread};
 use super::{now_ns, seconds};
 
 /// The layer `"tracker"` of one dialect.
@@ -69,11 +69,21 @@ impl StatementHook {
         Ok(Some(now_ns()))
     }
 
-    fn wrong(&self, py: Python<'_>, id: LeaseId, wrong: Wrong, r#use: &Use<'_>) -> PyResult<()> {
+    fn wrong(
+        &self,
+        py: Python<'_>,
+        id: LeaseId,
+        mut wrong: Wrong,
+        r#use: &Use<'_>,
+    ) -> PyResult<()> {
         let tracker = self.tracker.get();
-        if wrong.code == FindingCode::SessionAfterResponse && tracker.is_committing(py) {
-            // The flush of a commit: the commit itself is what is found.
-            return Ok(());
+        if wrong.code == FindingCode::SessionAfterResponse {
+            match tracker.circumstance(py) {
+                // Its flush: the commit itself is what is found.
+                Circumstance::Commit => return Ok(()),
+                Circumstance::LazyLoad => wrong.code = FindingCode::LazyLoadAfterResponse,
+                Circumstance::Other => {}
+            }
         }
         let detail = match (wrong.code, r#use.owner) {
             (FindingCode::CrossOwnerUse, None) => "by code that has no owner".into(),

@@ -49,12 +49,10 @@ pub(super) struct Texts {
 }
 
 impl Texts {
-    pub(super) fn new(
-        py: Python<'_>,
-        is_own: Py<PyAny>,
-        describe: Py<PyAny>,
-        parent: Py<PyAny>,
-    ) -> PyResult<Self> {
+    pub(super) fn new(py: Python<'_>, places: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let is_own = places.getattr("is_own")?.unbind();
+        let describe = places.getattr("describe")?.unbind();
+        let parent = places.getattr("waiting_frame")?.unbind();
         let frame = py.import("sys")?.getattr("_getframe")?.unbind();
         let statements = Statements { first: 1, ..Statements::default() };
         let (sites, statements) = (Mutex::default(), Mutex::new(statements));
