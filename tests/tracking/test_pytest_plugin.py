@@ -303,6 +303,7 @@ class Outcome:
         self.ret = result.ret
         self.text = result.stdout.str() + result.stderr.str()
         self.tests = {}
+        assert path.exists(), self.text
         for case in ET.parse(path).getroot().iter("testcase"):
             for kind in ("failure", "error", "skipped", "system-out"):
                 for found in case.iter(kind):
