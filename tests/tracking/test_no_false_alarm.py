@@ -16,9 +16,18 @@ FINDINGS = "= turnwise findings ="
 
 
 def run(folder, *arguments):
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:asyncio"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "anyio.pytest_plugin",
+    ]
     command += ["-p", "turnwise.pytest_plugin", "--turnwise=strict", *arguments]
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     environment.pop("PYTEST_ADDOPTS", None)
     done = subprocess.run(
         command,

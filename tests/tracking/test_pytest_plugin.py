@@ -315,11 +315,16 @@ class Outcome:
         return {name for name, told in self.tests.items() if {"failure", "error"} & set(told)}
 
 
-@pytest.fixture
-def suite(pytester, monkeypatch):
-    """Runs files as a suite of their own."""
+@pytest.fixture(autouse=True)
+def _only_the_plugins_that_are_named(monkeypatch):
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+
+
+@pytest.fixture
+def suite(pytester):
+    """Runs files as a suite of their own."""
 
     def run(files, *options):
         for name, text in {"shop.py": SHOP, **files}.items():
@@ -370,20 +375,18 @@ def test_what_is_right_allowed_or_expected_passes(suite):
     assert len(ran.tests) == STRICT["test_passing.py"].count("def test_")
 
 
-def test_unittest(suite):
-    ran = suite(chosen("test_unittest.py"), "--turnwise=strict")
-    assert ran.failed() == {"test_swallowed", "test_skipped", "test_other_error", "test_route"}
+def test_other_kinds_of_tests(suite):
+    """A body that runs on a loop is no request."""
+    plugins = ("-p", "pytest_asyncio.plugin", "-p", "anyio.pytest_plugin")
+    ran = suite(chosen("test_unittest.py", "test_async.py"), "--turnwise=strict", *plugins)
+    in_test_case = {"test_swallowed", "test_skipped", "test_other_error", "test_route"}
+    assert ran.failed() == {*in_test_case, "test_asyncio_route", "test_anyio_route"}, ran.text
+    assert not any("skipped" in kinds for kinds in ran.tests.values()), ran.text
     assert "something else" in ran.tests["test_other_error"]["failure"]
     assert "sync-on-loop" in ran.tests["test_route"]["failure"]
 
 
-def test_a_body_on_a_loop_is_no_request(suite):
-    ran = suite(chosen("test_async.py"), "--turnwise=strict")
-    assert ran.failed() == {"test_asyncio_route", "test_anyio_route"}, ran.text
-    assert not any("skipped" in kinds for kinds in ran.tests.values()), ran.text
-
-
-@pytest.mark.parametrize("options", [(), ("-n2",)], ids=["alone", "xdist"])
+@pytest.mark.parametrize("options", [(), ("-p", "xdist", "-n2")], ids=["alone", "xdist"])
 def test_a_report_fails_nothing(suite, options):
     ran = suite(
         {
@@ -402,7 +405,7 @@ def test_a_report_fails_nothing(suite, options):
 
 def test_each_worker_for_itself(suite):
     names = ("test_failing.py", "test_passing.py")
-    ran = suite(chosen(*names), "--turnwise=strict", "-n2")
+    ran = suite(chosen(*names), "--turnwise=strict", "-p", "xdist", "-n2")
     failing = set(re.findall(r"def (test_\w+)\(", STRICT["test_failing.py"]))
     assert ran.failed() == failing, ran.text
 
@@ -412,7 +415,7 @@ OUTSIDE = {
 }
 
 
-@pytest.mark.parametrize("options", [(), ("-n1",)], ids=["alone", "xdist"])
+@pytest.mark.parametrize("options", [(), ("-p", "xdist", "-n1")], ids=["alone", "xdist"])
 def test_a_finding_outside_of_tests_fails_the_run(suite, options):
     ran = suite(OUTSIDE, "--turnwise=strict", *options)
     assert ran.failed() == set()
@@ -472,9 +475,9 @@ def test_the_entry_point_loads_it_once(pytester, monkeypatch):
     installed = pytester.mkdir("turnwise_plugin-0.dist-info")
     (installed / "METADATA").write_text("Name: turnwise-plugin\nVersion: 0\n")
     (installed / "entry_points.txt").write_text(f"[pytest11]\n{declared[2]} = {declared[3]}\n")
+    monkeypatch.delenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD")
     pytester.makepyfile(OFF)
     pytester.runpytest_subprocess().assert_outcomes(passed=1, skipped=1)
     pytester.makeconftest('pytest_plugins = ["turnwise.pytest_plugin"]')
-    pytester.runpytest_subprocess().assert_outcomes(passed=1, skipped=1)
     arguments = ("-p", "turnwise.pytest_plugin")
     pytester.runpytest_subprocess(*arguments).assert_outcomes(passed=1, skipped=1)

@@ -33,6 +33,10 @@ def is_own(code: CodeType) -> bool:
     name = code.co_filename
     if name.startswith("<") or name.endswith(_FILES):
         return False
+    # Not every installation is in site-packages.
+    library = getattr(sys.modules.get("sqlalchemy"), "__file__", None)
+    if library and name.startswith(os.path.dirname(library) + os.sep):
+        return False
     installed = name.rfind(f"{os.sep}site-packages{os.sep}")
     if installed < 0:
         installed = 0 if any(part in name for part in _OWN_PARTS) else len(name)
