@@ -6,8 +6,16 @@ import pytest
 import sqlalchemy
 
 from proxy import Proxy
-from servers import Database, MariaDB, MissingServerError, PostgreSQL
+from server_fixtures import (
+    mariadb,
+    mariadb_database,
+    postgresql,
+    postgresql_database,
+)
+from servers import Database
 from unreached import NO_MYSQL, UNREACHED
+
+__all__ = ["mariadb", "mariadb_database", "postgresql", "postgresql_database"]  # Fixtures.
 
 ONCE = (
     "test_facts_",
@@ -42,41 +50,6 @@ def pytest_collection_modifyitems(items) -> None:
             item.add_marker("servers")
         if item.path.name.startswith(ONCE):
             item.add_marker("once")
-
-
-def _started(kind):
-    try:
-        server = kind()
-    except MissingServerError as error:
-        pytest.fail(str(error), pytrace=False)
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="session")
-def postgresql():
-    """A private PostgreSQL."""
-    yield from _started(PostgreSQL)
-
-
-@pytest.fixture(scope="session")
-def mariadb():
-    """A private MariaDB."""
-    yield from _started(MariaDB)
-
-
-@pytest.fixture
-def postgresql_database(postgresql):
-    """A fresh database on PostgreSQL."""
-    with postgresql.database() as name:
-        yield Database(postgresql, name)
-
-
-@pytest.fixture
-def mariadb_database(mariadb):
-    """A fresh database on MariaDB."""
-    with mariadb.database() as name:
-        yield Database(mariadb, name)
 
 
 @pytest.fixture(params=["postgresql", "mariadb"])

@@ -1,0 +1,51 @@
+"""What the incidents share: the private servers, one database with rows, and the tracker off and on."""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy
+
+import turnwise
+from servers import Database
+from shop import SCHEMA
+from sightings import Onlooker
+
+
+def pytest_report_header() -> str:
+    return f"SQLAlchemy {sqlalchemy.__version__}"
+
+
+@pytest.fixture(scope="session")
+def shop(postgresql):
+    """A PostgreSQL database with items and parts, which the scenes leave as they found it."""
+    with postgresql.database() as name:
+        postgresql.sql(name, SCHEMA)
+        yield Database(postgresql, name)
+
+
+@pytest.fixture(scope="session")
+def mariadb_shop(mariadb):
+    """The same on MariaDB."""
+    with mariadb.database() as name:
+        mariadb.sql(name, SCHEMA)
+        yield Database(mariadb, name)
+
+
+@pytest.fixture
+def onlooker(shop):
+    """A connection beside the application's, which says what PostgreSQL sees."""
+    with Onlooker(f"postgresql://app:app@{shop.server.host}:{shop.server.port}/{shop.name}") as it:
+        yield it
+
+
+@pytest.fixture
+def watch():
+    """``watch(**settings)``, quiet and from no findings on; unwatched at the end."""
+
+    def begin(**settings):
+        turnwise.watch(**{"log": False, **settings})
+        turnwise.clear_findings()
+
+    yield begin
+    turnwise.unwatch()
+    turnwise.clear_findings()

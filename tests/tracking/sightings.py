@@ -1,0 +1,51 @@
+"""What the database itself sees, and which line of a scene a finding must name."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+OPEN = """
+    SELECT state FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid()
+      AND backend_type = 'client backend' AND state <> 'idle'
+    ORDER BY state
+"""
+IDLE_IN_TRANSACTION = "idle in transaction"
+
+
+def line_of(module, mark):
+    """``scene.py:41``: the line that ends in ``# line: mark``."""
+    path = Path(module)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    (number,) = [n for n, line in enumerate(lines, 1) if line.endswith(f"# line: {mark}")]
+    return f"{path.name}:{number}"
+
+
+def is_at(site, line):
+    """Whether a site such as ``tests/scene.py:41 in handler`` is that line."""
+    return site.split(" ")[0].endswith(line)
+
+
+class Onlooker(contextlib.closing):
+    """A connection beside the application's, to one PostgreSQL database."""
+
+    def __init__(self, dsn):
+        import psycopg2
+
+        self._connection = psycopg2.connect(dsn)
+        self._connection.autocommit = True
+        super().__init__(self._connection)
+
+    def __enter__(self):
+        super().__enter__()
+        return self
+
+    def rows(self, statement, *values):
+        with self._connection.cursor() as cursor:
+            cursor.execute(statement, values)
+            return cursor.fetchall() if cursor.description else []
+
+    def states(self):
+        """The states of the database's other sessions, except those with nothing to do."""
+        return [state for (state,) in self.rows(OPEN)]
