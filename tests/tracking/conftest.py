@@ -6,13 +6,25 @@ import pytest
 import sqlalchemy
 
 import turnwise
+from server_fixtures import mariadb, postgresql
 from servers import Database
 from shop import SCHEMA
 from sightings import Onlooker
 
+__all__ = ["mariadb", "postgresql"]  # Fixtures.
+
+ONCE = ("test_fastapi",)
+"""Modules that `make test` runs with one version of SQLAlchemy: their processes take their time."""
+
 
 def pytest_report_header() -> str:
     return f"SQLAlchemy {sqlalchemy.__version__}"
+
+
+def pytest_collection_modifyitems(items) -> None:
+    for item in items:
+        if item.path.name.startswith(ONCE):
+            item.add_marker("once")
 
 
 @pytest.fixture(scope="session")
@@ -36,6 +48,14 @@ def onlooker(shop):
     """A connection beside the application's, which says what PostgreSQL sees."""
     with Onlooker(f"postgresql://app:app@{shop.server.host}:{shop.server.port}/{shop.name}") as it:
         yield it
+
+
+@pytest.fixture
+def engine(shop):
+    """An engine of psycopg2, whose connections are named to the onlooker."""
+    engine = sqlalchemy.create_engine(shop.url("psycopg2"))
+    yield engine
+    engine.dispose()
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from asgi_calls import call
 from servers import until
 from shop import Item
-from sightings import Onlooker
+from sightings import Onlooker, fields
 
 KEPT = "held-past-owner"
 COUNT = "SELECT count(*) FROM item WHERE name = 'written'"
@@ -182,8 +182,8 @@ def play(scene, dsn, onlooker, *, watched):
         site.see("collected")
         onlooker.rows("DELETE FROM item WHERE name = 'written'")
         site.engine.dispose()
-        found = [finding.as_dict() for finding in turnwise.findings()] if watched else []
-        return {"seen": site.seen, "found": found}
+        found = turnwise.findings() if watched else ()
+        return {"seen": site.seen, "found": [fields(finding) for finding in found]}
     finally:
         if watched:
             turnwise.unwatch()

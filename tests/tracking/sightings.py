@@ -49,3 +49,27 @@ class Onlooker(contextlib.closing):
     def states(self):
         """The states of the database's other sessions, except those with nothing to do."""
         return [state for (state,) in self.rows(OPEN)]
+
+
+FIELDS = "code severity exact owner_kind owner_name phase opened last state detail text".split()
+
+
+def fields(finding):
+    """A finding as JSON can hold it."""
+    return {name: getattr(finding, name) for name in FIELDS}
+
+
+def codes():
+    """The codes of all findings, in their order."""
+    import turnwise
+
+    return [finding.code for finding in turnwise.findings()]
+
+
+def only(code):
+    """The one finding with this code."""
+    import turnwise
+
+    found = [finding for finding in turnwise.findings() if finding.code == code]
+    assert len(found) == 1, [finding.text for finding in turnwise.findings()]
+    return found[0]
