@@ -209,6 +209,18 @@ class TurnUnavailableError(TurnwiseError, OSError):
     """No turn lock can be had at this database: a folder that cannot be written, no locks."""
 
 
+class FindingError(TurnwiseError):
+    """The session tracker has found something, and watches strictly."""
+
+    def __init__(self, finding: _native.Finding) -> None:
+        super().__init__(finding.text)
+        self.finding = finding
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Keep the text across processes."""
+        return TurnwiseError.__reduce__(self)
+
+
 class TransactionNotOwnedError(TurnwiseError):
     """A unit of work failed inside a transaction that its caller had begun. It was not retried.
 

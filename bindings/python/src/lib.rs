@@ -10,6 +10,7 @@ mod events;
 mod lock;
 mod policy;
 mod result;
+mod session;
 mod settings;
 mod testing;
 mod transaction;
@@ -36,6 +37,8 @@ mod _native {
     use crate::policy::{Budget, Learner, Retry, RetryPolicy, draws};
     #[pymodule_export]
     use crate::result::WriteResult;
+    #[pymodule_export]
+    use crate::session::{Finding, Lease, NativeTracker, Owner, StatementHook};
     #[pymodule_export]
     use crate::testing::rehearse;
     #[pymodule_export]

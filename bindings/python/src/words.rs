@@ -7,6 +7,7 @@ use turnwise::classify::{
 };
 use turnwise::event::EventKind;
 use turnwise::retry::{Jitter, StopReason};
+use turnwise::session::{FindingCode, LeaseState, OwnerKind, Phase as OwnerPhase, Severity};
 use turnwise::{ErrorKind, ErrorState};
 
 /// The value of a name, or a `ValueError` that lists the choices.
@@ -42,7 +43,7 @@ pub(crate) fn enums(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     }
     table!(
         Dialect Phase Fate Scope ErrorClass RetryKind ConstraintKind Journal Jitter EventKind
-        StopReason ErrorState ErrorKind When
+        StopReason ErrorState ErrorKind When OwnerKind OwnerPhase LeaseState Severity FindingCode
     );
     Ok(tables)
 }

@@ -118,6 +118,8 @@ error_kinds! {
     TurnUnavailable = 304, "no turn lock can be had at this database", Permanent;
     /// A unit of work failed inside a transaction that its caller had begun. It was not retried.
     TransactionNotOwned = 305, "the transaction belongs to the caller, who alone may retry it", Permanent;
+    /// The session tracker has found something, and watches strictly.
+    Finding = 306, "the session tracker has found something, and watches strictly", Permanent;
 
     // 4xx: the batch writer.
     /// The queue stayed full until the deadline. Nothing was written.

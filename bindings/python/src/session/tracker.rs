@@ -1,0 +1,520 @@
+//! What SQLAlchemy's pools and sessions call when something happens.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use pyo3::exceptions::PyValueError;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList, PyWeakrefReference};
+use turnwise::session::{
+    FindingCode, Journal, LeaseId, Limits, Opening, OwnerFacts, Phase, Severity, Tracker, Use, Wrong,
+};
+
+use super::finding::Finding;
+use super::lease::Lease;
+use super::owner::Owner;
+use super::texts::Texts;
+use super::{hook, now_ns};
+use crate::lock::lock;
+
+/// What is known of a connection for as long as it is open.
+struct Connected {
+    record: usize,
+    pool: Arc<str>,
+    backend_pid: i64,
+    lease: Option<LeaseId>,
+}
+
+/// Slots for the leases of this process, and the listeners that fill them.
+#[pyclass(frozen, module = "turnwise._native")]
+pub(crate) struct NativeTracker {
+    pub(super) leases: Tracker,
+    pub(super) texts: Texts,
+    /// By the address of the driver's connection. Touched with the GIL held alone.
+    connections: Mutex<HashMap<usize, Connected>>,
+    journal: Mutex<Journal>,
+    /// When the watchdog last looked: precise enough for seconds, and free.
+    tick_ns: AtomicU64,
+    /// The ContextVar's `get`.
+    owner: Py<PyAny>,
+    /// `(dbapi_connection, record, fairy) -> (pool, backend pid)`, at the first checkout.
+    adopt: Py<PyAny>,
+    /// `(finding, reported)`: tells it; raises in strict mode.
+    sink: Py<PyAny>,
+    running_loop: OnceLock<Py<PyAny>>,
+    /// `() -> bool`: whether a flush runs as part of a commit.
+    committing: Py<PyAny>,
+    each_site: AtomicBool,
+    strict: AtomicBool,
+}
+
+thread_local! {
+    static THREAD: Cell<u64> = const { Cell::new(0) };
+}
+
+/// `threading.get_ident()`.
+pub(super) fn thread(py: Python<'_>) -> u64 {
+    let known = THREAD.get();
+    if known != 0 {
+        return known;
+    }
+    let ident = || py.import("_thread")?.call_method0("get_ident")?.extract::<u64>();
+    let ident = ident().unwrap_or(1);
+    THREAD.set(ident);
+    ident
+}
+
+impl NativeTracker {
+    pub(super) fn tick(&self) -> u64 {
+        self.tick_ns.load(Ordering::Relaxed)
+    }
+
+    fn now(&self) -> u64 {
+        let now = now_ns();
+        self.tick_ns.fetch_max(now, Ordering::Relaxed);
+        now
+    }
+
+    /// Whose context this is.
+    pub(super) fn owner<'py>(&self, py: Python<'py>) -> Option<Bound<'py, Owner>> {
+        self.owner.call0(py).ok()?.into_bound(py).cast_into().ok()
+    }
+
+    pub(super) fn lease_at(&self, connection: usize) -> Option<LeaseId> {
+        lock(&self.connections).get(&connection)?.lease
+    }
+
+    /// Whether an event loop runs in this thread.
+    pub(super) fn on_loop(&self, py: Python<'_>) -> bool {
+        let running = if let Some(running) = self.running_loop.get() {
+            running
+        } else {
+            let find = || -> PyResult<Option<Py<PyAny>>> {
+                let modules = py.import("sys")?.getattr("modules")?.cast_into::<PyDict>()?;
+                let Some(asyncio) = modules.get_item("asyncio")? else { return Ok(None) };
+                // While it is being imported it may not have it yet.
+                Ok(asyncio.getattr("_get_running_loop").ok().map(Bound::unbind))
+            };
+            let Ok(Some(found)) = find() else { return false };
+            self.running_loop.get_or_init(|| found)
+        };
+        running.call0(py).is_ok_and(|running| !running.is_none(py))
+    }
+
+    pub(super) fn site_of_statement(&self, py: Python<'_>) -> u64 {
+        if self.each_site.load(Ordering::Relaxed) { self.texts.site(py) } else { 0 }
+    }
+
+    /// Reports what is wrong with a use that has not begun. `Err`: it must not begin.
+    pub(super) fn found(
+        &self,
+        py: Python<'_>,
+        id: Option<LeaseId>,
+        wrong: Wrong,
+        detail: String,
+        r#use: Option<&Use<'_>>,
+    ) -> PyResult<()> {
+        let now = self.now();
+        let texts = self.texts.with(py);
+        let mut finding = self.leases.finding(id, (wrong.code, wrong.severity), now, &texts);
+        finding.detail = detail;
+        let by = r#use.map(|r#use| r#use.owner.map(|owner| owner.facts(now)));
+        if let Some(lease) = &mut finding.lease
+            && let Some(r#use) = r#use
+        {
+            lease.last = texts_site(&texts, self.texts.site(py));
+            if r#use.statement != 0 {
+                lease.statement = turnwise::session::Texts::statement(&texts, r#use.statement);
+            }
+            lease.thread = r#use.thread;
+        }
+        finding.by = by.flatten().or_else(|| self.owner(py).map(|owner| owner.get().inner.facts(now)));
+        self.tell(py, finding)
+    }
+
+    pub(super) fn tell(
+        &self,
+        py: Python<'_>,
+        mut inner: turnwise::session::Finding,
+    ) -> PyResult<()> {
+        let owner = inner.lease.as_ref().and_then(|lease| lease.owner.as_ref());
+        let is_same = |by: &OwnerFacts| owner.is_some_and(|owner| owner.number == by.number);
+        inner.by = inner.by.filter(|by| !is_same(by));
+        let at = inner.at_ns;
+        let noted = lock(&self.journal).note(inner.clone(), at);
+        let repeats = noted.reported.unwrap_or_default();
+        let finding = Finding { inner, number: noted.number, repeats };
+        self.sink.call1(py, (finding, noted.reported.is_some()))?;
+        Ok(())
+    }
+
+    fn close(&self, py: Python<'_>, id: LeaseId) {
+        let now = self.now();
+        let texts = self.texts.with(py);
+        let closed = self.leases.close(id, now, &texts);
+        if let Some((closed, facts)) =
+            closed.and_then(|closed| closed.facts.clone().map(|facts| (closed, facts)))
+        {
+            for code in closed.codes {
+                let finding = turnwise::session::Finding {
+                    code,
+                    severity: Severity::Info,
+                    at_ns: now,
+                    age_ns: facts.age_ns,
+                    lease: Some(facts.clone()),
+                    by: None,
+                    detail: "given back after all".into(),
+                };
+                // An exception here would make SQLAlchemy throw the connection away.
+                drop(self.tell(py, finding));
+            }
+        }
+    }
+
+    fn take_lease(&self, connection: usize, forget: bool) -> Option<LeaseId> {
+        let mut connections = lock(&self.connections);
+        let lease = connections.get_mut(&connection)?.lease.take();
+        if forget {
+            connections.remove(&connection);
+        }
+        lease
+    }
+}
+
+fn texts_site(texts: &impl turnwise::session::Texts, site: u64) -> String {
+    if site == 0 { String::new() } else { texts.site(site) }
+}
+
+fn address(object: &Bound<'_, PyAny>) -> usize {
+    object.as_ptr() as usize
+}
+
+fn limit(name: &str, seconds: f64) -> PyResult<u64> {
+    let limit = std::time::Duration::try_from_secs_f64(seconds)
+        .ok()
+        .and_then(|limit| u64::try_from(limit.as_nanos()).ok());
+    limit.ok_or_else(|| {
+        PyValueError::new_err(format!("{name} is a number of seconds from 0 on, not {seconds}"))
+    })
+}
+
+#[pymethods]
+impl NativeTracker {
+    #[new]
+    #[pyo3(signature = (*, owner, adopt, sink, is_own, describe, parent, committing))]
+    fn new(
+        py: Python<'_>,
+        owner: Py<PyAny>,
+        adopt: Py<PyAny>,
+        sink: Py<PyAny>,
+        is_own: Py<PyAny>,
+        describe: Py<PyAny>,
+        parent: Py<PyAny>,
+        committing: Py<PyAny>,
+    ) -> PyResult<Self> {
+        Ok(Self {
+            leases: Tracker::new(Limits::default()),
+            texts: Texts::new(py, is_own, describe, parent)?,
+            connections: Mutex::default(),
+            journal: Mutex::default(),
+            tick_ns: AtomicU64::new(now_ns()),
+            owner,
+            adopt,
+            sink,
+            running_loop: OnceLock::new(),
+            committing,
+            each_site: AtomicBool::new(false),
+            strict: AtomicBool::new(false),
+        })
+    }
+
+    /// Changes the thresholds, in seconds, whether each statement's line is kept, and whether findings are
+    /// raised.
+    #[pyo3(signature = (*, idle_in_transaction, task_idle_in_transaction, lock_held, grace, each_site, strict))]
+    fn configure(
+        &self,
+        idle_in_transaction: f64,
+        task_idle_in_transaction: f64,
+        lock_held: f64,
+        grace: f64,
+        each_site: bool,
+        strict: bool,
+    ) -> PyResult<()> {
+        self.leases.set_limits(Limits {
+            idle_ns: limit("idle_in_transaction", idle_in_transaction)?,
+            task_idle_ns: limit("task_idle_in_transaction", task_idle_in_transaction)?,
+            lock_held_ns: limit("lock_held", lock_held)?,
+            grace_ns: limit("grace", grace)?,
+        });
+        self.each_site.store(each_site, Ordering::Relaxed);
+        self.strict.store(strict, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// A connection was taken from its pool.
+    fn on_checkout(
+        &self,
+        py: Python<'_>,
+        dbapi_connection: &Bound<'_, PyAny>,
+        connection_record: &Bound<'_, PyAny>,
+        connection_proxy: &Bound<'_, PyAny>,
+    ) {
+        let (key, record) = (address(dbapi_connection), address(connection_record));
+        let known = lock(&self.connections)
+            .get(&key)
+            .filter(|connected| connected.record == record)
+            .map(|connected| (Arc::clone(&connected.pool), connected.backend_pid, connected.lease));
+        let (pool, backend_pid, before) = match known {
+            Some(known) => known,
+            None => {
+                let told = self
+                    .adopt
+                    .call1(py, (dbapi_connection, connection_record, connection_proxy))
+                    .and_then(|told| told.extract::<Option<(String, i64)>>(py));
+                // Not one that is watched.
+                let Ok(Some((pool, backend_pid))) = told else { return };
+                let pool: Arc<str> = pool.into();
+                let new =
+                    Connected { record, pool: Arc::clone(&pool), backend_pid, lease: None };
+                lock(&self.connections).insert(key, new);
+                (pool, backend_pid, None)
+            }
+        };
+        if let Some(before) = before {
+            self.close(py, before);
+        }
+        let owner = self.owner(py).map(|owner| Arc::clone(&owner.get().inner));
+        let site = self.texts.site(py);
+        let opening = Opening { pool, backend_pid, owner, site, autocommit: false };
+        let lease = self.leases.open(opening, self.now());
+        if let Some(connected) = lock(&self.connections).get_mut(&key) {
+            connected.lease = lease;
+        }
+    }
+
+    /// A connection is about to be reset, before it goes back to its pool.
+    fn on_reset(
+        &self,
+        py: Python<'_>,
+        dbapi_connection: &Bound<'_, PyAny>,
+        connection_record: &Bound<'_, PyAny>,
+        reset_state: &Bound<'_, PyAny>,
+    ) {
+        let Some(id) = self.lease_at(address(dbapi_connection)) else { return };
+        self.leases.reset(id, self.tick());
+        let _ = reset_state;
+        let gone = || -> PyResult<bool> {
+            let fairy = connection_record.getattr(intern!(py, "fairy_ref"))?;
+            Ok(!fairy.is_none() && fairy.call0()?.is_none())
+        };
+        if gone().unwrap_or_default() {
+            let wrong = Wrong { code: FindingCode::GcReturned, severity: Severity::Error };
+            drop(self.found(py, Some(id), wrong, String::new(), None));
+        }
+    }
+
+    /// A connection is back in its pool. `None`: it was thrown away meanwhile.
+    fn on_checkin(
+        &self,
+        py: Python<'_>,
+        dbapi_connection: &Bound<'_, PyAny>,
+        connection_record: &Bound<'_, PyAny>,
+    ) {
+        let _ = connection_record;
+        let Some(id) = self.take_lease(address(dbapi_connection), false) else { return };
+        if self.leases.has_transaction(id)
+            && hook::is_in_transaction(dbapi_connection).unwrap_or_default()
+        {
+            let wrong = Wrong { code: FindingCode::DirtyReturn, severity: Severity::Warning };
+            drop(self.found(py, Some(id), wrong, String::new(), None));
+        }
+        self.close(py, id);
+    }
+
+    /// A connection is about to be closed.
+    fn on_close(
+        &self,
+        py: Python<'_>,
+        dbapi_connection: &Bound<'_, PyAny>,
+        connection_record: &Bound<'_, PyAny>,
+    ) {
+        let _ = connection_record;
+        if let Some(id) = self.take_lease(address(dbapi_connection), true) {
+            self.close(py, id);
+        }
+    }
+
+    /// A connection is not usable any more.
+    fn on_invalidate(
+        &self,
+        py: Python<'_>,
+        dbapi_connection: &Bound<'_, PyAny>,
+        connection_record: &Bound<'_, PyAny>,
+        exception: &Bound<'_, PyAny>,
+    ) {
+        let _ = exception;
+        self.on_close(py, dbapi_connection, connection_record);
+    }
+
+    /// A session has begun a transaction on a connection.
+    fn on_after_begin(
+        &self,
+        py: Python<'_>,
+        session: &Bound<'_, PyAny>,
+        transaction: &Bound<'_, PyAny>,
+        connection: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let Some(owner) = self.owner(py) else { return Ok(()) };
+        let info = session.getattr(intern!(py, "info"))?.cast_into::<PyDict>()?;
+        let key = intern!(py, "turnwise.session");
+        let inner = &owner.get().inner;
+        if let Some(before) = info.get_item(key)?
+            && let Ok(before) = before.cast_into::<SessionMark>()
+        {
+            let before = before.get();
+            if before.phase == Phase::Running.code()
+                && before.owner == inner.number()
+                && matches!(inner.phase(), Phase::Responded | Phase::Ended)
+            {
+                let root = session.call_method0(intern!(py, "get_transaction"))?;
+                let was = before.transaction.bind(py).call0()?;
+                if was.is(&root) {
+                    return Ok(());
+                }
+                let _ = connection;
+                let wrong =
+                    Wrong { code: FindingCode::ReopenedAfterClose, severity: Severity::Error };
+                return self.found(py, self.lease_of(py, connection), wrong, String::new(), None);
+            }
+            if before.owner == inner.number() {
+                return Ok(());
+            }
+        }
+        if transaction.getattr(intern!(py, "parent"))?.is_none() {
+            let mark = SessionMark {
+                owner: inner.number(),
+                phase: inner.phase().code(),
+                transaction: PyWeakrefReference::new(transaction)?.into_any().unbind(),
+            };
+            info.set_item(key, mark)?;
+        }
+        Ok(())
+    }
+
+    /// Looks for leases that wait too long, without the GIL.
+    fn scan(&self, py: Python<'_>) {
+        let overdue = py.detach(|| self.leases.overdue(self.now()));
+        for (id, code) in overdue {
+            let now = self.now();
+            let finding = {
+                let texts = self.texts.with(py);
+                self.leases.finding(Some(id), (code, code.severity()), now, &texts)
+            };
+            drop(self.tell(py, finding));
+        }
+    }
+
+    /// Reports what was found in Python. `connection` is the driver's.
+    #[pyo3(signature = (code, *, detail = "", connection = None, age = 0.0, severity = None))]
+    fn report(
+        &self,
+        py: Python<'_>,
+        code: &str,
+        detail: &str,
+        connection: Option<&Bound<'_, PyAny>>,
+        age: f64,
+        severity: Option<&str>,
+    ) -> PyResult<()> {
+        let known = FindingCode::from_name(code)
+            .ok_or_else(|| PyValueError::new_err(format!("no finding has the code {code:?}")))?;
+        let severity = match severity {
+            None => known.severity(),
+            Some(name) => Severity::from_name(name)
+                .ok_or_else(|| PyValueError::new_err(format!("no severity {name:?}")))?,
+        };
+        let id = connection.and_then(|connection| self.lease_at(address(connection)));
+        let now = self.now();
+        let mut finding = {
+            let texts = self.texts.with(py);
+            let mut finding = self.leases.finding(id, (known, severity), now, &texts);
+            if let Some(lease) = &mut finding.lease {
+                lease.last = texts_site(&texts, self.texts.site(py));
+            }
+            finding
+        };
+        finding.detail = detail.to_owned();
+        finding.age_ns = limit("age", age)?;
+        finding.by = self.owner(py).map(|owner| owner.get().inner.facts(now));
+        self.tell(py, finding)
+    }
+
+    /// Every lease that is out, the oldest first.
+    fn leases(&self, py: Python<'_>) -> Vec<Lease> {
+        let texts = self.texts.with(py);
+        let leases = self.leases.leases(self.now(), &texts);
+        leases.into_iter().map(|facts| Lease { facts }).collect()
+    }
+
+    /// The newest findings, the oldest of them first.
+    fn findings(&self, py: Python<'_>) -> PyResult<Py<PyList>> {
+        let list = PyList::empty(py);
+        let newest: Vec<_> = {
+            let journal = lock(&self.journal);
+            journal.newest().map(|kept| (kept.noted.number, kept.finding.clone())).collect()
+        };
+        for (number, inner) in newest {
+            list.append(Py::new(py, Finding { inner, number, repeats: 0 })?)?;
+        }
+        Ok(list.unbind())
+    }
+
+    /// How often each code was found since the start.
+    fn counts(&self) -> HashMap<&'static str, u64> {
+        let journal = lock(&self.journal);
+        journal.counts().into_iter().map(|(code, count)| (code.name(), count)).collect()
+    }
+
+    /// Forgets the findings, and what was reported.
+    fn clear(&self) {
+        lock(&self.journal).clear();
+    }
+
+    /// Forgets every connection: they are another process's, or nobody listens any more.
+    fn forget(&self, py: Python<'_>) {
+        let known: Vec<_> = lock(&self.connections).drain().collect();
+        let texts = self.texts.with(py);
+        for (_, connected) in known {
+            if let Some(id) = connected.lease {
+                drop(self.leases.close(id, self.tick(), &texts));
+            }
+        }
+    }
+}
+
+impl NativeTracker {
+    /// The lease of a `Connection` of SQLAlchemy.
+    pub(super) fn lease_of(&self, py: Python<'_>, connection: &Bound<'_, PyAny>) -> Option<LeaseId> {
+        let fairy = connection.getattr(intern!(py, "_dbapi_connection")).ok()?;
+        let driver = fairy.getattr(intern!(py, "dbapi_connection")).ok()?;
+        self.lease_at(address(&driver))
+    }
+
+    pub(super) fn is_strict(&self) -> bool {
+        self.strict.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_committing(&self, py: Python<'_>) -> bool {
+        self.committing.call0(py).and_then(|told| told.is_truthy(py)).unwrap_or_default()
+    }
+}
+
+/// Where a session first began, kept in its `info`.
+#[pyclass(frozen, module = "turnwise._native")]
+pub(crate) struct SessionMark {
+    owner: u64,
+    phase: i32,
+    transaction: Py<PyAny>,
+}

@@ -1,0 +1,50 @@
+//! What the text of a statement tells without a parser.
+
+/// Words that begin a statement which may take locks of a write.
+const WRITES: [&str; 13] = [
+    "insert", "update", "delete", "replace", "merge", "lock", "alter", "truncate", "create", "drop",
+    "call", "copy", "do",
+];
+
+/// Whether a statement may take locks of a write: by its first word, and a SELECT by its last clause.
+pub fn may_write(statement: &str) -> bool {
+    let text = statement.trim_start_matches(|c: char| c.is_ascii_whitespace() || c == '(');
+    let text = if text.starts_with("--") || text.starts_with("/*") { after_comments(text) } else { text };
+    let end = text.bytes().position(|byte| !byte.is_ascii_alphabetic()).unwrap_or(text.len());
+    let word = text.get(..end).unwrap_or_default();
+    if word.eq_ignore_ascii_case("select") {
+        return locks(text);
+    }
+    if word.eq_ignore_ascii_case("with") {
+        let lower = text.to_ascii_lowercase();
+        return locks(text)
+            || ["insert into", "update ", "delete from", "merge into"]
+                .iter()
+                .any(|word| lower.contains(word));
+    }
+    WRITES.iter().any(|known| word.eq_ignore_ascii_case(known))
+}
+
+/// Whether a query ends in a clause that locks rows.
+fn locks(query: &str) -> bool {
+    let from = query.len().saturating_sub(64);
+    let tail = query.as_bytes().get(from..).unwrap_or_default();
+    [&b"for update"[..], b"for share", b"for no key", b"for key share", b"lock in share"]
+        .iter()
+        .any(|clause| tail.windows(clause.len()).any(|part| part.eq_ignore_ascii_case(clause)))
+}
+
+fn after_comments(mut text: &str) -> &str {
+    loop {
+        text = text.trim_start();
+        let rest = if text.starts_with("--") {
+            text.split_once('\n').map(|(_, rest)| rest)
+        } else if text.starts_with("/*") {
+            text.split_once("*/").map(|(_, rest)| rest)
+        } else {
+            return text;
+        };
+        let Some(rest) = rest else { return "" };
+        text = rest;
+    }
+}

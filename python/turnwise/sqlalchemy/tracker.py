@@ -1,0 +1,114 @@
+"""How the tracker is told of what SQLAlchemy does."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Engine, event
+from sqlalchemy.engine.default import DefaultDialect
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import Pool, SingletonThreadPool, StaticPool
+
+from turnwise._native import StatementHook
+from turnwise.drivers.backends import backend_pid
+from turnwise.sqlalchemy import interception
+
+if TYPE_CHECKING:
+    from turnwise._native import NativeTracker
+
+_LAYER = "tracker"
+
+
+class Hooks:
+    """Listeners of a tracker, on every pool and session or on those of some engines."""
+
+    def __init__(self, tracker: NativeTracker) -> None:
+        self._tracker = tracker
+        # SQLAlchemy knows a listener again by its identity, and a bound method is a new object each time.
+        self._of_session = tracker.on_after_begin
+        self._of_pool: tuple[tuple[str, Any], ...] = (
+            ("checkout", tracker.on_checkout),
+            ("reset", tracker.on_reset),
+            ("checkin", tracker.on_checkin),
+            ("close", closes := tracker.on_close),
+            ("detach", closes),
+            ("invalidate", tracker.on_invalidate),
+        )
+        self._changing = threading.RLock()
+        self._everywhere = False
+        self._engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+        self._dialects: weakref.WeakSet[DefaultDialect] = weakref.WeakSet()
+
+    @property
+    def on(self) -> bool:
+        """Whether anything is listened to."""
+        return self._everywhere or bool(self._engines)
+
+    def add(self, engine: Engine | None) -> None:
+        """Listen to an engine, or to everything. Twice is as good as once."""
+        with self._changing:
+            if self._everywhere or (engine is not None and engine in self._engines):
+                return
+            if not self.on:
+                event.listen(Session, "after_begin", self._of_session)
+            if engine is not None:
+                self._engines.add(engine)
+                self._listen(engine)
+                return
+            for known in list(self._engines):
+                self._leave(known)
+            self._engines.clear()
+            self._everywhere = True
+            self._listen(Pool)
+
+    def remove(self, engine: Engine | None = None) -> None:
+        """Listen to an engine no more, or to nothing any more."""
+        with self._changing:
+            if engine is not None and not self._everywhere:
+                if engine in self._engines:
+                    self._engines.discard(engine)
+                    self._leave(engine)
+            else:
+                for known in list(self._engines):
+                    self._leave(known)
+                self._engines.clear()
+                if self._everywhere:
+                    self._leave(Pool)
+                self._everywhere = False
+            if not self.on:
+                if event.contains(Session, "after_begin", self._of_session):
+                    event.remove(Session, "after_begin", self._of_session)
+                for dialect in list(self._dialects):
+                    interception.remove(dialect, _LAYER)
+                self._dialects.clear()
+                self._tracker.forget()
+
+    def _listen(self, target: Engine | type[Pool]) -> None:
+        for name, listener in self._of_pool:
+            event.listen(target, name, listener)
+
+    def _leave(self, target: Engine | type[Pool]) -> None:
+        for name, listener in self._of_pool:
+            if event.contains(target, name, listener):
+                event.remove(target, name, listener)
+
+    def adopt(self, connection: Any, record: Any, fairy: Any) -> tuple[str, int] | None:
+        """The name of a new connection's pool, and the server's number; the dialect gets its layer."""
+        pool = fairy._pool  # noqa: SLF001 - the proxy has no other way to its pool
+        dialect = pool._dialect  # noqa: SLF001 - nor a pool to its dialect
+        if not isinstance(dialect, DefaultDialect):
+            return None
+        with self._changing:
+            if dialect not in self._dialects:
+                self._dialects.add(dialect)
+                hook = StatementHook(
+                    self._tracker,
+                    is_async=dialect.is_async,
+                    is_memory=isinstance(pool, SingletonThreadPool | StaticPool),
+                    aborts=dialect.name == "postgresql",
+                )
+                interception.add(dialect, _LAYER, hook)
+        name = pool.logging_name or f"{dialect.name}+{dialect.driver}"
+        return name, backend_pid(record.driver_connection)

@@ -1,0 +1,85 @@
+"""Which lines of code a report names: those of the application."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import CodeType, FrameType
+
+# Packages between an application's line and ours.
+_LIBRARIES = (
+    "sqlalchemy",
+    "flask_sqlalchemy",
+    "sqlmodel",
+    "greenlet",
+    "turnwise",
+    "asyncio",
+    "concurrent",
+    "anyio",
+    "starlette",
+    "fastapi",
+    "contextlib",
+    "celery",
+)
+_PARTS = tuple(f"{os.sep}{name}{os.sep}" for name in _LIBRARIES)
+_FILES = tuple(f"{os.sep}{name}.py" for name in ("contextlib", "threading"))
+
+
+def is_own(code: CodeType) -> bool:
+    """Whether a piece of code is the application's, and not a library's around sessions."""
+    name = code.co_filename
+    if name.startswith("<") or name.endswith(_FILES):
+        return False
+    installed = name.rfind(f"{os.sep}site-packages{os.sep}")
+    if installed < 0:
+        installed = 0 if any(part in name for part in _OWN_PARTS) else len(name)
+    return not any(part in name[installed:] for part in _PARTS)
+
+
+# The package itself where it is not installed but worked on, and the standard library.
+_OWN_PARTS = (
+    f"{os.sep}turnwise{os.sep}tracking{os.sep}",
+    f"{os.sep}turnwise{os.sep}sqlalchemy{os.sep}",
+    f"{os.sep}asyncio{os.sep}",
+    f"{os.sep}concurrent{os.sep}",
+)
+
+
+def describe(frame: FrameType) -> str:
+    """A line of code as reports name it: ``app/items.py:41 in list_items``."""
+    code = frame.f_code
+    name = code.co_filename
+    try:
+        relative = os.path.relpath(name)
+    except (OSError, ValueError):
+        relative = name
+    if not relative.startswith(".."):
+        name = relative
+    return f"{name}:{frame.f_lineno} in {code.co_name}"
+
+
+def waiting_frame() -> FrameType | None:
+    """The frame that waits for this greenlet; ``None`` outside of one."""
+    greenlets = sys.modules.get("greenlet")
+    here = greenlets.getcurrent() if greenlets is not None else None
+    while here is not None:
+        here = here.parent
+        if here is not None and here.gr_frame is not None:
+            frame: FrameType = here.gr_frame
+            return frame
+    return None
+
+
+def is_committing() -> bool:
+    """Whether a session's commit is what runs here, with its flush."""
+    frame: FrameType | None = sys._getframe(0)  # noqa: SLF001 - what traceback and logging use
+    for _ in range(60):
+        if frame is None:
+            return False
+        if frame.f_code.co_name == "_prepare_impl":
+            return True
+        frame = frame.f_back
+    return False
