@@ -66,10 +66,26 @@ def codes():
     return [finding.code for finding in turnwise.findings()]
 
 
-def only(code):
-    """The one finding with this code."""
+def alarms():
+    """The codes of what is more than an info, such as that a lease came back after all."""
     import turnwise
 
-    found = [finding for finding in turnwise.findings() if finding.code == code]
+    return [finding.code for finding in turnwise.findings() if finding.severity != "info"]
+
+
+def only(code):
+    """The one finding with this code that is more than an info."""
+    import turnwise
+
+    found = [f for f in turnwise.findings() if f.code == code and f.severity != "info"]
     assert len(found) == 1, [finding.text for finding in turnwise.findings()]
     return found[0]
+
+
+def came_back(code):
+    """The info that what was found with this code is over."""
+    import turnwise
+
+    (found,) = [f for f in turnwise.findings() if f.code == code and f.severity == "info"]
+    assert "given back" in found.detail
+    return found

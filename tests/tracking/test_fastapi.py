@@ -71,11 +71,14 @@ def found(played, scene):
 
 
 def codes(played, scene):
-    return [finding["code"] for finding in found(played, scene)]
+    """Without the infos that something is over."""
+    return [f["code"] for f in found(played, scene) if "given back" not in f["detail"]]
 
 
 def only(played, scene, code):
-    (finding,) = [finding for finding in found(played, scene) if finding["code"] == code]
+    (finding,) = [
+        f for f in found(played, scene) if f["code"] == code and "given back" not in f["detail"]
+    ]
     return finding
 
 
