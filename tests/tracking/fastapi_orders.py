@@ -1,13 +1,9 @@
-"""Prints the order of a request's parts on the FastAPI that it finds: one JSON object by scene.
-
-Without turnwise: these are facts that the findings rest on.
-"""
+"""The order of a request's parts, without turnwise: a fact that the findings rest on."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import sys
+import inspect
 
 import fastapi
 from fastapi.responses import StreamingResponse
@@ -49,25 +45,19 @@ def application(order):
 
     add_routes("sync", fastapi.Depends(dependency))
     add_routes("async", fastapi.Depends(asynchronous_dependency))
-    try:
+    if "scope" in inspect.signature(fastapi.Depends).parameters:
         add_routes("function", fastapi.Depends(dependency, scope="function"))
-    except TypeError:
-        pass
     return app
 
 
-def main():
-    order = []
+def orders():
+    """By dependency and kind of answer, such as ``sync/stream``."""
+    order, found = [], {}
     app = application(order)
-    found = {"version": fastapi.__version__}
-    for path in sorted({route.path for route in app.routes} - {"/openapi.json"}):
-        if path.count("/") != 2 or path.startswith("/docs"):
-            continue
-        order.clear()
-        asyncio.run(call(app, path, sent=order.append))
-        found[path[1:]] = " ".join(order)
-    json.dump(found, sys.stdout)
-
-
-if __name__ == "__main__":
-    main()
+    for kind in ("sync", "async", "function"):
+        for answer in ("background", "stream"):
+            order.clear()
+            status, _ = asyncio.run(call(app, f"/{kind}/{answer}", sent=order.append))
+            if status == 200:
+                found[f"{kind}/{answer}"] = " ".join(order)
+    return found

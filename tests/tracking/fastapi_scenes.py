@@ -1,7 +1,7 @@
 """Plays what applications do with a request's session, on the FastAPI that it finds.
 
-Usage: fastapi_scenes.py DSN. Prints, for each scene, what PostgreSQL saw and what turnwise found,
-as JSON; the first half runs without turnwise.
+Usage: fastapi_scenes.py DSN. Prints as JSON in which order a request's parts come, and for each scene
+what PostgreSQL saw and what turnwise found, first without turnwise.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from fastapi.responses import StreamingResponse
 from sqlalchemy.orm import Session, sessionmaker
 
 from asgi_calls import call
+from fastapi_orders import orders
 from servers import until
 from shop import Item
 from sightings import Onlooker, fields
@@ -97,6 +98,28 @@ def committed_after_yield(site):
     @site.app.post("/items")
     def write(session: Session = site.committed):
         session.add(Item(id=3, name="written"))
+        session.flush()
+
+    return functools.partial(call, site.app, "/items", method="POST", sent=site.count_when)
+
+
+def flushed_and_committed_after_yield(site):
+    @site.app.post("/items")
+    def write(session: Session = site.committed):
+        session.add(Item(id=3, name="written"))
+
+    return functools.partial(call, site.app, "/items", method="POST", sent=site.count_when)
+
+
+def committed_by_a_background_task(site):
+    def remember():
+        with site.factory() as session:
+            session.add(Item(id=3, name="written"))
+            session.commit()
+
+    @site.app.post("/items")
+    def write(tasks: fastapi.BackgroundTasks):
+        tasks.add_task(remember)
 
     return functools.partial(call, site.app, "/items", method="POST", sent=site.count_when)
 
@@ -152,6 +175,8 @@ SCENES = [
     with_the_requests_session,
     with_a_session_of_its_own,
     committed_after_yield,
+    flushed_and_committed_after_yield,
+    committed_by_a_background_task,
     committed_in_the_endpoint,
     streamed_from_the_requests_session,
     streamed_from_a_session_of_its_own,
@@ -191,14 +216,14 @@ def play(scene, dsn, onlooker, *, watched):
 
 def main():
     (dsn,) = sys.argv[1:]
-    told = {"version": fastapi.__version__}
+    told = {"version": fastapi.__version__, "orders": orders()}
     with Onlooker(dsn) as onlooker:
         for watched in (False, True):
             played = {
                 scene.__name__: play(scene, dsn, onlooker, watched=watched) for scene in SCENES
             }
             told["watched" if watched else "unwatched"] = played
-            print(json.dumps(told), flush=True)
+    print(json.dumps(told))
 
 
 if __name__ == "__main__":

@@ -51,7 +51,19 @@ class Onlooker(contextlib.closing):
         return [state for (state,) in self.rows(OPEN)]
 
 
-FIELDS = "code severity exact owner_kind owner_name phase opened last state detail text".split()
+FIELDS = [
+    "code",
+    "severity",
+    "exact",
+    "owner_kind",
+    "owner_name",
+    "phase",
+    "opened",
+    "last",
+    "state",
+    "detail",
+    "text",
+]
 
 
 def fields(finding):

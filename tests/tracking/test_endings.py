@@ -96,7 +96,9 @@ def test_the_locks_of_a_write_are_named(engine, onlooker, watch):
         pid = wrong.connection().connection.dbapi_connection.info.backend_pid
         waiter = threading.Thread(target=rename_alone, args=(engine, rename))
         waiter.start()
-        blockers = "SELECT pg_blocking_pids(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        blockers = (
+            "SELECT pg_blocking_pids(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        )
         assert until(lambda: onlooker.rows(blockers) == [([pid],)], 10)
         assert found("lock-held")
     waiter.join(30)
@@ -178,7 +180,9 @@ def begun_as_text(engine):
 DIRTY = [
     pytest.param(raw, "raw", {"pool_reset_on_return": None}, id="no reset"),
     # In this mode psycopg2's rollback sends nothing.
-    pytest.param(begun_as_text, "begun as text", {"isolation_level": "AUTOCOMMIT"}, id="autocommit"),
+    pytest.param(
+        begun_as_text, "begun as text", {"isolation_level": "AUTOCOMMIT"}, id="autocommit"
+    ),
 ]
 
 

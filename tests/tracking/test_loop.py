@@ -177,7 +177,11 @@ def test_three_coroutines_at_a_pool_of_one_lock_each_other_out(shop):
     # The holder cannot run, and so cannot give back, while another one blocks the loop.
     with pool_of_one(shop.url("psycopg2")) as engine:
         results = asyncio.run(three_coroutines(engine))
-    assert [type(result) for result in results] == [type(None), sa.exc.TimeoutError, sa.exc.TimeoutError]
+    assert [type(result) for result in results] == [
+        type(None),
+        sa.exc.TimeoutError,
+        sa.exc.TimeoutError,
+    ]
 
 
 def test_the_waiting_is_named_with_who_holds_the_connection(shop, watch, caplog):
