@@ -12,6 +12,7 @@ const LAYERS: &[&[&str]] = &[
     &["retry"],
     &["event"],
     &["sync"],
+    &["session"],
     &["handoff"],
     &["sqlite"],
     &["turn"],

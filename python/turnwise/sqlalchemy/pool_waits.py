@@ -80,7 +80,7 @@ class Waits:
             if not told and now - began >= limit:
                 waiting[2] = True
                 detail = f"somebody waits for a connection of {pool.status()}"
-                self._report("pool-exhausted", detail=detail, age=now - began)
+                self._report("pool-exhausted", detail=detail, age=now - began, severity="warning")
 
 
 def _must_wait(pool: Pool) -> bool:

@@ -73,13 +73,23 @@ def waiting_frame() -> FrameType | None:
     return None
 
 
-def is_committing() -> bool:
-    """Whether a session's commit is what runs here, with its flush."""
+def circumstance() -> str:
+    """What of SQLAlchemy runs a statement here: ``"commit"``, ``"lazy load"`` or nothing that is named."""
     frame: FrameType | None = sys._getframe(0)  # noqa: SLF001 - what traceback and logging use
-    for _ in range(60):
+    for _ in range(_DEEPEST):
         if frame is None:
-            return False
-        if frame.f_code.co_name == "_prepare_impl":
-            return True
+            break
+        if frame.f_code.co_name in _CIRCUMSTANCES and "sqlalchemy" in frame.f_code.co_filename:
+            return _CIRCUMSTANCES[frame.f_code.co_name]
         frame = frame.f_back
-    return False
+    return ""
+
+
+# By the function that does it: a session's commit with its flush, an attribute that was not loaded,
+# attributes that have expired.
+_CIRCUMSTANCES = {
+    "_prepare_impl": "commit",
+    "_load_for_state": "lazy load",
+    "load_scalar_attributes": "lazy load",
+}
+_DEEPEST = 60

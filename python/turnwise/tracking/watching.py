@@ -76,15 +76,7 @@ class _Watcher:
     def __init__(self) -> None:
         self.settings = Settings()
         self.subscriptions: tuple[Subscription, ...] = ()
-        self.native = NativeTracker(
-            owner=owners.current,
-            adopt=self._adopt,
-            sink=self._tell,
-            is_own=places.is_own,
-            describe=places.describe,
-            parent=places.waiting_frame,
-            committing=places.is_committing,
-        )
+        self.native = NativeTracker(owners.current, self, places)
         self.hooks = Hooks(self.native)
         self.waits = Waits(self.report)
         self._changing = threading.RLock()
@@ -92,7 +84,7 @@ class _Watcher:
         self._handlers: dict[int, Any] = {}
         os.register_at_fork(after_in_child=self._after_fork)
 
-    def _adopt(self, connection: object, record: object, fairy: object) -> tuple[str, int] | None:
+    def adopt(self, connection: object, record: object, fairy: object) -> tuple[str, int] | None:
         return self.hooks.adopt(connection, record, fairy)
 
     def start(self, engine: Engine | None, settings: Settings) -> None:
@@ -153,7 +145,7 @@ class _Watcher:
         if callable(before):
             before(number, frame)
 
-    def _tell(self, finding: Finding, reported: bool) -> None:  # noqa: FBT001 - native calls it so
+    def tell(self, finding: Finding, reported: bool) -> None:  # noqa: FBT001 - native calls it so
         settings = self.settings
         if finding.code in settings.ignore:
             return

@@ -60,7 +60,7 @@ impl Finding {
     /// What to change.
     #[getter]
     fn hint(&self) -> &'static str {
-        self.inner.code.hint()
+        self.inner.hint()
     }
 
     /// For how many seconds it had lasted; 0 where that says nothing.

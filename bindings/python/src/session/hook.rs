@@ -1,15 +1,11 @@
 //! The layer around a dialect's functions.
 
-
-
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
-use turnwise::session::{
-    FindingCode, LeaseId, Outcome, Severity, Use, Wrong, may_write,
-};
+use turnwise::session::{FindingCode, LeaseId, Outcome, Severity, Use, Wrong, may_write};
 
-use super::tracker::{NativeTracker, thread};
+use super::tracker::{Circumstance, NativeTracker, thread};
 use super::{now_ns, seconds};
 
 /// The layer `"tracker"` of one dialect.
@@ -73,13 +69,27 @@ impl StatementHook {
         Ok(Some(now_ns()))
     }
 
-    fn wrong(&self, py: Python<'_>, id: LeaseId, wrong: Wrong, r#use: &Use<'_>) -> PyResult<()> {
+    fn wrong(
+        &self,
+        py: Python<'_>,
+        id: LeaseId,
+        mut wrong: Wrong,
+        r#use: &Use<'_>,
+    ) -> PyResult<()> {
         let tracker = self.tracker.get();
-        if wrong.code == FindingCode::SessionAfterResponse && tracker.is_committing(py) {
-            // The flush of a commit: the commit itself is what is found.
-            return Ok(());
+        if wrong.code == FindingCode::SessionAfterResponse {
+            match tracker.circumstance(py) {
+                // Its flush: the commit itself is what is found.
+                Circumstance::Commit => return Ok(()),
+                Circumstance::LazyLoad => wrong.code = FindingCode::LazyLoadAfterResponse,
+                Circumstance::Other => {}
+            }
         }
-        tracker.found(py, Some(id), wrong, String::new(), Some(r#use))
+        let detail = match (wrong.code, r#use.owner) {
+            (FindingCode::CrossOwnerUse, None) => "by code that has no owner".into(),
+            _ => String::new(),
+        };
+        tracker.found(py, Some(id), wrong, detail, Some(r#use))
     }
 
     fn end(&self, py: Python<'_>, running: &Running, failed: bool, statement: &Bound<'_, PyAny>) {
@@ -121,7 +131,7 @@ impl StatementHook {
         if tracker.is_strict() && owner.is_some() {
             return;
         }
-        drop(tracker.found(py, Some(id), wrong, detail, Some(&r#use)));
+        drop(tracker.found_for(py, Some(id), wrong, (took, detail), Some(&r#use)));
     }
 
     fn run<'py>(
@@ -254,4 +264,3 @@ pub(super) fn is_in_transaction(connection: &Bound<'_, PyAny>) -> Option<bool> {
     let status: i64 = info.getattr(intern!(py, "transaction_status")).ok()?.extract().ok()?;
     Some(status != 0)
 }
-

@@ -128,6 +128,7 @@ impl Lease {
 
     /// Leases as a table.
     #[staticmethod]
+    #[allow(clippy::needless_pass_by_value, reason = "PyO3 makes the list of a Python one")]
     fn table(leases: Vec<PyRef<'_, Lease>>) -> String {
         let facts: Vec<_> = leases.iter().map(|lease| lease.facts.clone()).collect();
         turnwise::session::table(&facts)

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
-use turnwise::session::Texts as Words;
+use turnwise::session::{Texts as Words, without_literals};
 
 use crate::lock::lock;
 
@@ -49,12 +49,10 @@ pub(super) struct Texts {
 }
 
 impl Texts {
-    pub(super) fn new(
-        py: Python<'_>,
-        is_own: Py<PyAny>,
-        describe: Py<PyAny>,
-        parent: Py<PyAny>,
-    ) -> PyResult<Self> {
+    pub(super) fn new(py: Python<'_>, places: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let is_own = places.getattr("is_own")?.unbind();
+        let describe = places.getattr("describe")?.unbind();
+        let parent = places.getattr("waiting_frame")?.unbind();
         let frame = py.import("sys")?.getattr("_getframe")?.unbind();
         let statements = Statements { first: 1, ..Statements::default() };
         let (sites, statements) = (Mutex::default(), Mutex::new(statements));
@@ -178,8 +176,7 @@ impl Words for Readable<'_> {
         let statements = lock(&self.texts.statements);
         let at = statement.checked_sub(statements.first).and_then(|at| usize::try_from(at).ok());
         let text = at.and_then(|at| statements.kept.get(at));
-        text.and_then(|text| text.bind(self.py).to_cow().ok().map(|text| text.into_owned()))
+        text.and_then(|text| text.bind(self.py).to_cow().ok().map(|text| without_literals(&text)))
             .unwrap_or_default()
     }
 }
-

@@ -10,7 +10,8 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyWeakrefReference};
 use turnwise::session::{
-    FindingCode, Journal, LeaseId, Limits, Opening, OwnerFacts, Phase, Severity, Tracker, Use, Wrong,
+    FindingCode, Journal, LeaseId, Limits, Opening, OwnerFacts, Phase, Severity, Tracker, Use,
+    Wrong,
 };
 
 use super::finding::Finding;
@@ -38,15 +39,15 @@ pub(crate) struct NativeTracker {
     journal: Mutex<Journal>,
     /// When the watchdog last looked: precise enough for seconds, and free.
     tick_ns: AtomicU64,
-    /// The ContextVar's `get`.
+    /// `() -> Owner | None`: that of the context.
     owner: Py<PyAny>,
     /// `(dbapi_connection, record, fairy) -> (pool, backend pid)`, at the first checkout.
     adopt: Py<PyAny>,
     /// `(finding, reported)`: tells it; raises in strict mode.
     sink: Py<PyAny>,
     running_loop: OnceLock<Py<PyAny>>,
-    /// `() -> bool`: whether a flush runs as part of a commit.
-    committing: Py<PyAny>,
+    /// `() -> str`: what of SQLAlchemy runs a statement.
+    circumstance: Py<PyAny>,
     each_site: AtomicBool,
     strict: AtomicBool,
 }
@@ -117,10 +118,25 @@ impl NativeTracker {
         detail: String,
         r#use: Option<&Use<'_>>,
     ) -> PyResult<()> {
+        self.found_for(py, id, wrong, (0, detail), r#use)
+    }
+
+    /// As `found`, for something that has taken so many nanoseconds; 0: as long as the code says.
+    pub(super) fn found_for(
+        &self,
+        py: Python<'_>,
+        id: Option<LeaseId>,
+        wrong: Wrong,
+        (age_ns, detail): (u64, String),
+        r#use: Option<&Use<'_>>,
+    ) -> PyResult<()> {
         let now = self.now();
         let texts = self.texts.with(py);
         let mut finding = self.leases.finding(id, (wrong.code, wrong.severity), now, &texts);
         finding.detail = detail;
+        if age_ns > 0 {
+            finding.age_ns = age_ns;
+        }
         let by = r#use.map(|r#use| r#use.owner.map(|owner| owner.facts(now)));
         if let Some(lease) = &mut finding.lease
             && let Some(r#use) = r#use
@@ -131,7 +147,8 @@ impl NativeTracker {
             }
             lease.thread = r#use.thread;
         }
-        finding.by = by.flatten().or_else(|| self.owner(py).map(|owner| owner.get().inner.facts(now)));
+        finding.by =
+            by.flatten().or_else(|| self.owner(py).map(|owner| owner.get().inner.facts(now)));
         self.tell(py, finding)
     }
 
@@ -203,29 +220,26 @@ fn limit(name: &str, seconds: f64) -> PyResult<u64> {
 
 #[pymethods]
 impl NativeTracker {
+    /// `owner` gives the owner of the context; `watcher` and `places` answer the calls below.
     #[new]
-    #[pyo3(signature = (*, owner, adopt, sink, is_own, describe, parent, committing))]
     fn new(
         py: Python<'_>,
         owner: Py<PyAny>,
-        adopt: Py<PyAny>,
-        sink: Py<PyAny>,
-        is_own: Py<PyAny>,
-        describe: Py<PyAny>,
-        parent: Py<PyAny>,
-        committing: Py<PyAny>,
+        watcher: &Bound<'_, PyAny>,
+        places: &Bound<'_, PyAny>,
     ) -> PyResult<Self> {
+        let circumstance = places.getattr("circumstance")?.unbind();
         Ok(Self {
             leases: Tracker::new(Limits::default()),
-            texts: Texts::new(py, is_own, describe, parent)?,
+            texts: Texts::new(py, places)?,
             connections: Mutex::default(),
             journal: Mutex::default(),
             tick_ns: AtomicU64::new(now_ns()),
             owner,
-            adopt,
-            sink,
+            adopt: watcher.getattr("adopt")?.unbind(),
+            sink: watcher.getattr("tell")?.unbind(),
             running_loop: OnceLock::new(),
-            committing,
+            circumstance,
             each_site: AtomicBool::new(false),
             strict: AtomicBool::new(false),
         })
@@ -267,21 +281,19 @@ impl NativeTracker {
             .get(&key)
             .filter(|connected| connected.record == record)
             .map(|connected| (Arc::clone(&connected.pool), connected.backend_pid, connected.lease));
-        let (pool, backend_pid, before) = match known {
-            Some(known) => known,
-            None => {
-                let told = self
-                    .adopt
-                    .call1(py, (dbapi_connection, connection_record, connection_proxy))
-                    .and_then(|told| told.extract::<Option<(String, i64)>>(py));
-                // Not one that is watched.
-                let Ok(Some((pool, backend_pid))) = told else { return };
-                let pool: Arc<str> = pool.into();
-                let new =
-                    Connected { record, pool: Arc::clone(&pool), backend_pid, lease: None };
-                lock(&self.connections).insert(key, new);
-                (pool, backend_pid, None)
-            }
+        let (pool, backend_pid, before) = if let Some(known) = known {
+            known
+        } else {
+            let told = self
+                .adopt
+                .call1(py, (dbapi_connection, connection_record, connection_proxy))
+                .and_then(|told| told.extract::<Option<(String, i64)>>(py));
+            // Not one that is watched.
+            let Ok(Some((pool, backend_pid))) = told else { return };
+            let pool: Arc<str> = pool.into();
+            let new = Connected { record, pool: Arc::clone(&pool), backend_pid, lease: None };
+            lock(&self.connections).insert(key, new);
+            (pool, backend_pid, None)
         };
         if let Some(before) = before {
             self.close(py, before);
@@ -385,8 +397,11 @@ impl NativeTracker {
                     return Ok(());
                 }
                 let _ = connection;
-                let wrong =
-                    Wrong { code: FindingCode::ReopenedAfterClose, severity: Severity::Error };
+                let code = match self.circumstance(py) {
+                    Circumstance::LazyLoad => FindingCode::LazyLoadAfterResponse,
+                    _ => FindingCode::ReopenedAfterClose,
+                };
+                let wrong = Wrong { code, severity: code.severity() };
                 return self.found(py, self.lease_of(py, connection), wrong, String::new(), None);
             }
             if before.owner == inner.number() {
@@ -445,7 +460,7 @@ impl NativeTracker {
             }
             finding
         };
-        finding.detail = detail.to_owned();
+        detail.clone_into(&mut finding.detail);
         finding.age_ns = limit("age", age)?;
         finding.by = self.owner(py).map(|owner| owner.get().inner.facts(now));
         self.tell(py, finding)
@@ -474,7 +489,7 @@ impl NativeTracker {
     /// How often each code was found since the start.
     fn counts(&self) -> HashMap<&'static str, u64> {
         let journal = lock(&self.journal);
-        journal.counts().into_iter().map(|(code, count)| (code.name(), count)).collect()
+        journal.counts().map(|(code, count)| (code.name(), count)).collect()
     }
 
     /// Forgets the findings, and what was reported.
@@ -496,7 +511,11 @@ impl NativeTracker {
 
 impl NativeTracker {
     /// The lease of a `Connection` of SQLAlchemy.
-    pub(super) fn lease_of(&self, py: Python<'_>, connection: &Bound<'_, PyAny>) -> Option<LeaseId> {
+    pub(super) fn lease_of(
+        &self,
+        py: Python<'_>,
+        connection: &Bound<'_, PyAny>,
+    ) -> Option<LeaseId> {
         let fairy = connection.getattr(intern!(py, "_dbapi_connection")).ok()?;
         let driver = fairy.getattr(intern!(py, "dbapi_connection")).ok()?;
         self.lease_at(address(&driver))
@@ -506,9 +525,22 @@ impl NativeTracker {
         self.strict.load(Ordering::Relaxed)
     }
 
-    pub(super) fn is_committing(&self, py: Python<'_>) -> bool {
-        self.committing.call0(py).and_then(|told| told.is_truthy(py)).unwrap_or_default()
+    pub(super) fn circumstance(&self, py: Python<'_>) -> Circumstance {
+        let told = self.circumstance.call0(py).and_then(|told| told.extract::<String>(py));
+        match told.as_deref() {
+            Ok("commit") => Circumstance::Commit,
+            Ok("lazy load") => Circumstance::LazyLoad,
+            _ => Circumstance::Other,
+        }
     }
+}
+
+/// What of SQLAlchemy runs a statement.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Circumstance {
+    Commit,
+    LazyLoad,
+    Other,
 }
 
 /// Where a session first began, kept in its `info`.

@@ -111,7 +111,7 @@ impl Finding {
         let text = |of: fn(&LeaseFacts) -> &str| lease.map_or("", of);
         let mut object = Object::new();
         object.text("code", self.code.name());
-        object.raw("number", self.code.code());
+        object.raw("code_number", self.code.code());
         object.text("severity", self.severity.name());
         object.raw("exact", self.code.is_exact());
         object.known("age_ms", positive(self.age_ns).map(Millis));

@@ -169,7 +169,8 @@ impl Lease {
 
     /// What would be wrong with a COMMIT now.
     pub(super) fn check_commit(&self, r#use: &Use<'_>) -> Option<Wrong> {
-        let found = self.check(r#use).filter(|wrong| wrong.code != FindingCode::SessionAfterResponse);
+        let found =
+            self.check(r#use).filter(|wrong| wrong.code != FindingCode::SessionAfterResponse);
         if found.is_some() || self.write_ns.is_none() {
             return found;
         }
@@ -230,7 +231,11 @@ impl Lease {
     /// What was found about its waiting and is over with its return.
     pub(super) fn told(&self) -> impl Iterator<Item = FindingCode> + '_ {
         let told = self.told;
-        THRESHOLDS.into_iter().enumerate().filter(move |(at, _)| told >> at & 1 == 1).map(|(_, c)| c)
+        THRESHOLDS
+            .into_iter()
+            .enumerate()
+            .filter(move |(at, _)| told >> at & 1 == 1)
+            .map(|(_, c)| c)
     }
 
     /// What has lasted too long, each once an episode.
@@ -242,9 +247,8 @@ impl Lease {
             _ => 0,
         };
         let owner = self.opening.owner.as_ref();
-        let is_request = owner.is_some_and(|owner| {
-            matches!(owner.kind(), OwnerKind::Request | OwnerKind::WebSocket)
-        });
+        let is_request = owner
+            .is_some_and(|owner| matches!(owner.kind(), OwnerKind::Request | OwnerKind::WebSocket));
         let idle_limit = if is_request { limits.idle_ns } else { limits.task_idle_ns };
         let wrote = self.write_ns.filter(|_| held > 0).map_or(0, |at| now_ns.saturating_sub(at));
         let ended = owner.and_then(|owner| owner.ended_ns());

@@ -5,7 +5,7 @@
 mod finding;
 mod json;
 mod lease;
-#[cfg(test)]
+#[cfg(all(test, shuttle))]
 mod model;
 mod owner;
 mod report;
@@ -20,8 +20,8 @@ mod tracker;
 pub use finding::{Finding, FindingCode, LeaseFacts, OwnerFacts, Severity};
 pub use lease::{Limits, Opening, Outcome, Texts, Use, Wrong};
 pub use owner::{Owner, OwnerKind};
-pub use report::{Journal, Noted};
+pub use report::{Journal, Noted, Recorded};
 pub use state::{LeaseState, Phase};
-pub use statement::may_write;
+pub use statement::{may_write, without_literals};
 pub use text::table;
 pub use tracker::{Closed, LeaseId, MOST, Tracker};

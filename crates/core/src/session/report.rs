@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::finding::{Finding, FindingCode};
 
-/// Nanoseconds between two reports of one code at one site.
+/// Nanoseconds between two reports of one code and severity at one site.
 const QUIET_NS: u64 = 60_000_000_000;
 /// How many findings are kept.
 const KEPT: usize = 1_000;
@@ -37,13 +37,14 @@ struct Site {
 
 /// The findings of a process: the newest, a count of all, and which of them to tell.
 ///
-/// Of one code at one site (the line that took the lease or, where that is not known, the line of
-/// its last statement) the first is told, and then one a minute.
+/// Of one code and severity at one site the first is told, and then one a minute; so that no info
+/// keeps a warning back, and no warning the info that it is over. The site is the line that took the
+/// lease; where that is not known, the line of its last statement, or the name of an owner.
 #[derive(Debug, Default)]
 pub struct Journal {
     newest: VecDeque<Recorded>,
     counts: [u64; FindingCode::ALL.len()],
-    sites: BTreeMap<(i32, String), Site>,
+    sites: BTreeMap<(i32, i32, String), Site>,
 }
 
 impl Journal {
@@ -57,10 +58,8 @@ impl Journal {
         for (&code, count) in FindingCode::ALL.iter().zip(&mut self.counts) {
             *count += u64::from(code == finding.code);
         }
-        let noted = Noted {
-            number: self.counts.iter().sum(),
-            reported: self.limit(finding.code, site(&finding), now_ns),
-        };
+        let noted =
+            Noted { number: self.counts.iter().sum(), reported: self.limit(&finding, now_ns) };
         if self.newest.len() == KEPT {
             self.newest.pop_front();
         }
@@ -84,8 +83,8 @@ impl Journal {
         self.sites.clear();
     }
 
-    fn limit(&mut self, code: FindingCode, site: &str, now_ns: u64) -> Option<u64> {
-        let key = (code.code(), site.to_owned());
+    fn limit(&mut self, finding: &Finding, now_ns: u64) -> Option<u64> {
+        let key = (finding.code.code(), finding.severity.code(), site(finding).to_owned());
         if let Some(known) = self.sites.get_mut(&key) {
             if now_ns.saturating_sub(known.reported_ns) < QUIET_NS {
                 known.suppressed += 1;
@@ -107,6 +106,12 @@ impl Journal {
 
 fn site(finding: &Finding) -> &str {
     let lease = finding.lease.as_ref();
-    let sites = lease.map(|lease| [lease.opened.as_str(), lease.last.as_str()]);
-    sites.into_iter().flatten().find(|site| !site.is_empty()).unwrap_or("")
+    let by = finding.by.as_ref().map(|by| by.name.as_str());
+    let places = [
+        lease.map(|lease| lease.opened.as_str()),
+        lease.map(|lease| lease.last.as_str()),
+        by,
+        lease.and_then(|lease| lease.owner.as_ref()).map(|owner| owner.name.as_str()),
+    ];
+    places.into_iter().flatten().find(|place| !place.is_empty()).unwrap_or("")
 }

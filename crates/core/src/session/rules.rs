@@ -46,20 +46,20 @@ impl FindingCode {
                  a flush inside of a commit counts as commit-after-response."
             }
             Self::CommitAfterResponse => {
-                "A transaction that has written is committed after its owner has responded or \
-                 ended."
+                "A transaction that began while its owner was running, and has written, is \
+                 committed after that owner has responded or ended."
             }
             Self::CrossOwnerUse => {
                 "A statement runs under another owner than the one that its open transaction began \
-                 under, or under none, and neither owner began within the other; where the session \
-                 was between two transactions it is an info."
+                 under, or under none, and neither owner began within the other."
             }
             Self::ConcurrentUse => {
                 "A statement begins on a connection while one of another thread or task runs on \
                  it."
             }
             Self::SyncOnLoop => {
-                "A statement of a synchronous engine runs in a thread whose event loop is running."
+                "A statement of a synchronous engine, other than SQLite in memory, runs in a \
+                 thread whose event loop is running; without an owner it is an info."
             }
             Self::PoolWaitOnLoop => {
                 "A thread whose event loop is running waits for a connection of a synchronous \
@@ -67,8 +67,8 @@ impl FindingCode {
             }
             Self::IdleInTransaction => {
                 "A transaction is open, and no statement has run in it for longer than \
-                 idle_in_transaction (5 s), or task_idle_in_transaction (60 s) where its owner is a \
-                 task, a job or a command."
+                 idle_in_transaction (5 s) under a request or WebSocket, or \
+                 task_idle_in_transaction (60 s) elsewhere."
             }
             Self::LockHeld => {
                 "A transaction wrote longer than lock_held (2 s) ago, is still open, and no \
@@ -106,7 +106,8 @@ impl FindingCode {
             }
             Self::LazyLoadAfterResponse => {
                 "An attribute of an object is loaded from the database after the owner of its \
-                 session has responded or ended; while the response streams it is an info."
+                 session has responded or ended, where that owner was running when the session \
+                 began; while the response streams it is an info."
             }
             Self::KilledByServer => {
                 "A leased connection is lost with a code that says that the server ended it, or \

@@ -2,14 +2,15 @@
 
 /// Words that begin a statement which may take locks of a write.
 const WRITES: [&str; 13] = [
-    "insert", "update", "delete", "replace", "merge", "lock", "alter", "truncate", "create", "drop",
-    "call", "copy", "do",
+    "insert", "update", "delete", "replace", "merge", "lock", "alter", "truncate", "create",
+    "drop", "call", "copy", "do",
 ];
 
 /// Whether a statement may take locks of a write: by its first word, and a SELECT by its last clause.
 pub fn may_write(statement: &str) -> bool {
     let text = statement.trim_start_matches(|c: char| c.is_ascii_whitespace() || c == '(');
-    let text = if text.starts_with("--") || text.starts_with("/*") { after_comments(text) } else { text };
+    let text =
+        if text.starts_with("--") || text.starts_with("/*") { after_comments(text) } else { text };
     let end = text.bytes().position(|byte| !byte.is_ascii_alphabetic()).unwrap_or(text.len());
     let word = text.get(..end).unwrap_or_default();
     if word.eq_ignore_ascii_case("select") {
@@ -23,6 +24,48 @@ pub fn may_write(statement: &str) -> bool {
                 .any(|word| lower.contains(word));
     }
     WRITES.iter().any(|known| word.eq_ignore_ascii_case(known))
+}
+
+/// Characters of a statement that are kept.
+const LONGEST: usize = 300;
+
+/// A statement with `?` in the place of its texts and numbers, in one line, cut after 300 characters.
+pub fn without_literals(statement: &str) -> String {
+    let mut kept = String::new();
+    let mut rest = statement.chars().peekable();
+    let mut before = ' ';
+    let mut count = 0;
+    while let Some(next) = rest.next() {
+        if count == LONGEST {
+            kept.push('…');
+            break;
+        }
+        let is_word = before.is_alphanumeric() || matches!(before, '_' | '$' | ':' | '@');
+        let put = match next {
+            '\'' => {
+                // A doubled quote is one of the text; a text that has no end goes on to the end.
+                while let Some(inner) = rest.next() {
+                    if inner == '\'' && rest.next_if_eq(&'\'').is_none() {
+                        break;
+                    }
+                }
+                '?'
+            }
+            '0'..='9' if !is_word => {
+                while rest.next_if(|next| next.is_ascii_alphanumeric() || *next == '.').is_some() {}
+                '?'
+            }
+            _ if next.is_whitespace() => ' ',
+            _ => next,
+        };
+        if !(put == ' ' && before == ' ') {
+            kept.push(put);
+            count += 1;
+        }
+        before = put;
+    }
+    kept.truncate(kept.trim_end().len());
+    kept
 }
 
 /// Whether a query ends in a clause that locks rows.

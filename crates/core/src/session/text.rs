@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use super::finding::{Finding, FindingCode, LeaseFacts, OwnerFacts};
 use super::state::Phase;
 
-// With all of these the longest line of a finding has 1,500 characters.
+// With all of these at their limit the line of a finding has less than 1,500 characters.
 const NAME_LIMIT: usize = 100;
 const ID_LIMIT: usize = 64;
 const POOL_LIMIT: usize = 64;

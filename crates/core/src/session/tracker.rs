@@ -137,14 +137,18 @@ impl Tracker {
         self.with_lease(id, |lease| lease.check_commit(r#use))?
     }
 
-    /// A statement is about to be sent. `Err`: what is wrong with it; it has not begun.
+    /// A statement is about to be sent.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it; it has not begun.
     pub fn begin(&self, id: LeaseId, r#use: &Use<'_>, now_ns: u64) -> Result<(), Wrong> {
-        let begun = self.with_lease(id, |lease| match lease.check(r#use) {
-            Some(wrong) => Err(wrong),
-            None => {
-                lease.begin(r#use, now_ns);
-                Ok(())
+        let begun = self.with_lease(id, |lease| {
+            if let Some(wrong) = lease.check(r#use) {
+                return Err(wrong);
             }
+            lease.begin(r#use, now_ns);
+            Ok(())
         });
         begun.unwrap_or(Ok(()))
     }
@@ -182,12 +186,9 @@ impl Tracker {
     /// Leases that wait for too long, with what was not found about them before.
     pub fn overdue(&self, now_ns: u64) -> Vec<(LeaseId, FindingCode)> {
         let limits = *self.limits.lock();
-        let least = limits
-            .idle_ns
-            .min(limits.task_idle_ns)
-            .min(limits.lock_held_ns)
-            .min(limits.grace_ns);
-        let until = now_ns.saturating_sub(least).saturating_add(1);
+        let shortest =
+            limits.idle_ns.min(limits.task_idle_ns).min(limits.lock_held_ns).min(limits.grace_ns);
+        let until = now_ns.saturating_sub(shortest).saturating_add(1);
         let mut found = Vec::new();
         let used = self.free.lock().used as usize;
         for (number, chunk) in self.chunks.iter().enumerate().take(used.div_ceil(CHUNK)) {

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use super::failure::Failure;
 use super::fault::FaultPoint;
 use super::log_sync::{rewrite_log, sync_log};
-use super::store::{Store, ours};
+use super::store::{LogHealth, Store, ours};
 use crate::classify::Journal;
 
 /// Frames in the WAL after which a checkpoint is due: SQLite's own default.
@@ -22,7 +22,7 @@ impl Store {
             None => sync_log(&mut self.connection),
         };
         if synced.is_err() {
-            self.holed = true;
+            self.log = LogHealth::Holed;
             // At once, if the lock is free: others may checkpoint.
             drop(self.mend_log());
         }
@@ -31,13 +31,15 @@ impl Store {
 
     /// Fills the hole that a failed sync may have left in the log.
     pub(super) fn mend_log(&mut self) -> Result<(), Failure> {
-        if !self.holed {
+        if self.log != LogHealth::Holed {
             return Ok(());
         }
         // So that nobody begins the log anew meanwhile.
         self.control(ours!("BEGIN IMMEDIATE"))?;
         let mended = rewrite_log(&mut self.connection).map_err(Failure::of_code);
-        self.holed = mended.is_err();
+        if mended.is_ok() {
+            self.log = LogHealth::Sound;
+        }
         self.try_roll_back()?;
         mended
     }

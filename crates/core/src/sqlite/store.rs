@@ -50,12 +50,19 @@ pub(crate) struct Store {
     doomed: bool,
     /// What the last COMMIT wrote to the log, or found there, is still to be synced.
     pub(super) unsynced: bool,
-    /// The log may have a hole, at which a recovery would stop reading it, whatever was synced behind it
-    /// since: a sync has failed.
-    pub(super) holed: bool,
-    /// Its log may have a hole from before it was open: Linux tells a failed sync only to descriptors that
-    /// were open then.
-    pub(super) newcomer: bool,
+    pub(super) log: LogHealth,
+}
+
+/// Whether the log has a hole, at which a recovery would stop reading it, whatever was synced behind it
+/// since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LogHealth {
+    /// From before it was open: Linux tells a failed sync only to descriptors that were open then.
+    Unknown,
+    /// No sync has failed since every byte was synced.
+    Sound,
+    /// A sync has failed.
+    Holed,
 }
 
 impl Store {
@@ -92,8 +99,7 @@ impl Store {
             faults: Faults::default(),
             doomed: false,
             unsynced: false,
-            holed: false,
-            newcomer: true,
+            log: LogHealth::Unknown,
         })
     }
 
@@ -146,8 +152,11 @@ impl Store {
     pub(crate) fn begin(&mut self, durability: Durability) -> Result<(), Failure> {
         // What a ROLLBACK that failed has left open.
         self.try_roll_back()?;
-        if durability == Durability::Pipelined && self.journal_mode == Journal::Wal {
-            self.holed |= std::mem::take(&mut self.newcomer);
+        if self.log == LogHealth::Unknown
+            && durability == Durability::Pipelined
+            && self.journal_mode == Journal::Wal
+        {
+            self.log = LogHealth::Holed;
         }
         self.mend_log()?;
         if self.durability != Some(durability) {
