@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from turnwise.sqlalchemy.commit import commit_with_retry
     from turnwise.sqlalchemy.installing import install, is_installed, uninstall
     from turnwise.sqlalchemy.skip_locked import get_for_update_skip_locked
+    from turnwise.tracking.scopes import session_scope
+    from turnwise.tracking.threads import CancelledTooLateError, to_thread
     from turnwise.turn import TurnLock, TurnStats
     from turnwise.units import retry, retry_on_deadlock, run
     from turnwise.values import normalize_for_db
@@ -47,6 +49,7 @@ __all__ = [
     "BatchReport",
     "BatchWriter",
     "Budget",
+    "CancelledTooLateError",
     "Constraint",
     "Event",
     "Histogram",
@@ -81,6 +84,8 @@ __all__ = [
     "retry",
     "retry_on_deadlock",
     "run",
+    "session_scope",
+    "to_thread",
     "uninstall",
 ]
 
@@ -89,6 +94,7 @@ _HOMES = {
     "BatchReport": ("turnwise.sqlalchemy.batch_report", "BatchReport"),
     "BatchWriter": ("turnwise.writer", "BatchWriter"),
     "Budget": ("turnwise._native", "Budget"),
+    "CancelledTooLateError": ("turnwise.tracking.threads", "CancelledTooLateError"),
     "Constraint": ("turnwise._native", "Constraint"),
     "Event": ("turnwise._native", "Event"),
     "Histogram": ("turnwise.writer", "Histogram"),
@@ -123,10 +129,13 @@ _HOMES = {
     "retry": ("turnwise.units", "retry"),
     "retry_on_deadlock": ("turnwise.units", "retry_on_deadlock"),
     "run": ("turnwise.units", "run"),
+    "session_scope": ("turnwise.tracking.scopes", "session_scope"),
+    "to_thread": ("turnwise.tracking.threads", "to_thread"),
     "uninstall": ("turnwise.sqlalchemy.installing", "uninstall"),
 }
 
 _MODULES = (
+    "celery",
     "errors",
     "events",
     "fastapi",

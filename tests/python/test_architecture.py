@@ -18,13 +18,14 @@ TEXT = {".rs", ".py", ".pyi", ".c", ".h", ".md", ".toml", ".json", ".sh", ".yml"
 THIRD_PARTY = {
     "tqdm": {"cli"},
     "pytest": {"pytest_plugin"},
-    "sqlalchemy": {"sqlalchemy", "flask"},
+    "sqlalchemy": {"sqlalchemy", "flask", "fastapi", "celery", "tracking"},
+    "celery": {"celery"},
     "flask": {"flask"},
     "flask_sqlalchemy": {"flask"},
     "fastapi": {"fastapi"},
     "starlette": {"fastapi"},
 }
-LOADED_BY_THEIR_USERS = {"pytest_plugin", "sqlalchemy", "flask", "fastapi"}
+LOADED_BY_THEIR_USERS = {"pytest_plugin", "sqlalchemy", "flask", "fastapi", "celery", "tracking"}
 # Every type checker brings it along, and nothing else ever imports it.
 FOR_TYPE_CHECKERS = {"typing_extensions"}
 

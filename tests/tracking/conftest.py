@@ -6,12 +6,14 @@ import pytest
 import sqlalchemy
 
 import turnwise
-from server_fixtures import mariadb, postgresql
+from redis_server import redis
+from server_fixtures import mariadb, mariadb_database, postgresql, postgresql_database
 from servers import Database
 from shop import SCHEMA
 from sightings import Onlooker
 
-__all__ = ["mariadb", "postgresql"]  # Fixtures.
+# Fixtures.
+__all__ = ["mariadb", "mariadb_database", "postgresql", "postgresql_database", "redis"]
 
 ONCE = ("test_fastapi",)
 """Modules that `make test` runs with one version of SQLAlchemy: their processes take their time."""

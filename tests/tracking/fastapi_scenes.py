@@ -202,8 +202,8 @@ def play(scene, dsn, onlooker, *, watched):
         if watched and site.seen["answered"]:
             until(lambda: KEPT in {finding.code for finding in turnwise.findings()}, 10)
         site.kept.clear()
-        gc.collect()
-        until(lambda: not onlooker.states(), 5)
+        # A thread of the pool that is about to end may still have it.
+        until(lambda: gc.collect() >= 0 and not onlooker.states(), 5)
         site.see("collected")
         onlooker.rows("DELETE FROM item WHERE name = 'written'")
         site.engine.dispose()

@@ -78,7 +78,7 @@ class _Watcher:
         self.subscriptions: tuple[Subscription, ...] = ()
         self.native = NativeTracker(owners.current, self, places)
         self.hooks = Hooks(self.native)
-        self.waits = Waits(self.report)
+        self.waits = Waits(self.report, self.native.here)
         self._changing = threading.RLock()
         self._stop: threading.Event | None = None
         self._handlers: dict[int, Any] = {}
@@ -168,20 +168,10 @@ class _Watcher:
         ):
             raise FindingError(finding)
 
-    def report(
-        self,
-        code: str,
-        *,
-        detail: str = "",
-        connection: object = None,
-        age: float | None = None,
-        severity: str | None = None,
-    ) -> None:
+    def report(self, code: str, *, connection: object = None, **facts: Any) -> None:
         driver = getattr(connection, "dbapi_connection", connection)
         try:
-            self.native.report(
-                code, detail=detail, connection=driver, age=age or 0.0, severity=severity
-            )
+            self.native.report(code, connection=driver, **facts)
         except FindingError:
             # Nothing was sent that could be held back here.
             pass
@@ -254,6 +244,16 @@ def watch(
         raise InvalidSettingError(str(error)) from None
 
 
+def watch_also(engine: Engine | AsyncEngine | None = None) -> None:
+    """Watch an engine, or all, with the settings that somebody else may have chosen."""
+    _watcher.start(_sync(engine), _watcher.settings)
+
+
+def current_settings() -> Settings:
+    """The settings of the last ``watch``."""
+    return _watcher.settings
+
+
 def unwatch(engine: Engine | AsyncEngine | None = None) -> None:
     """Watch one engine no more, or nothing: no listener, wrapper, thread or handler is left."""
     _watcher.stop(_sync(engine))
@@ -304,7 +304,9 @@ def report(
         severity: Where it is not the code's own.
     """
     if _watcher.hooks.on:
-        _watcher.report(code, detail=detail, connection=connection, age=age, severity=severity)
+        _watcher.report(
+            code, detail=detail, connection=connection, age=age or 0.0, severity=severity
+        )
 
 
 def _sync(engine: Engine | AsyncEngine | None) -> Engine | None:
@@ -316,8 +318,10 @@ def _sync(engine: Engine | AsyncEngine | None) -> Engine | None:
 
 __all__ = [
     "Leases",
+    "Settings",
     "Subscription",
     "clear_findings",
+    "current_settings",
     "findings",
     "is_watching",
     "leases",
@@ -325,4 +329,5 @@ __all__ = [
     "report",
     "unwatch",
     "watch",
+    "watch_also",
 ]
