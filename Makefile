@@ -21,7 +21,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo bench bench-turns picture test test-pure test-threads test-private-copy test-shuttle test-python \
-	test-sqlalchemy test-sqlalchemy-2.0 test-docs test-packages check soak stubs rules format wheel clean
+	test-sqlalchemy test-sqlalchemy-2.0 test-tracking test-tracking-2.0 test-docs test-packages check soak stubs rules format wheel clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / { printf "make %-19s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,7 +40,8 @@ picture: $(VENV)/.native ## Draw docs/story.svg from the newest results
 
 test: $(VENV)/.native ## Run everything that CI runs and print the total
 	@$(PY) tools/run_steps.py check test-pure test-threads test-private-copy test-shuttle \
-		test-python test-sqlalchemy test-sqlalchemy-2.0 test-docs test-packages
+		test-python test-sqlalchemy test-sqlalchemy-2.0 test-tracking test-tracking-2.0 test-docs \
+		test-packages
 
 test-pure: ## Core without features: no clock, no thread, no SQLite
 	$(CORE)
@@ -63,6 +64,13 @@ test-sqlalchemy: $(VENV)/.native $(VENV)/.servers ## SQLAlchemy 2.1 on PostgreSQ
 test-sqlalchemy-2.0: $(VENV)/.native $(VENV)/.servers ## What depends on SQLAlchemy, with 2.0 (ARGS='-m ""': all)
 	PYTHONPATH=$(CURDIR)/$(VENV)/sqlalchemy-2.0$${PYTHONPATH:+:$$PYTHONPATH} TURNWISE_SQLALCHEMY=2.0 \
 		$(PY) -m pytest tests/sqlalchemy -m 'not once' $(ARGS)
+
+test-tracking: $(VENV)/.native $(VENV)/.servers $(VENV)/.fastapi ## The incidents that the tracker must name, on servers
+	$(PY) -m pytest tests/tracking $(ARGS)
+
+test-tracking-2.0: $(VENV)/.native $(VENV)/.servers $(VENV)/.fastapi ## The same with SQLAlchemy 2.0
+	PYTHONPATH=$(CURDIR)/$(VENV)/sqlalchemy-2.0$${PYTHONPATH:+:$$PYTHONPATH} TURNWISE_SQLALCHEMY=2.0 \
+		$(PY) -m pytest tests/tracking -m 'not once' $(ARGS)
 
 test-docs: $(VENV)/.native $(VENV)/.sqlalchemy ## Every snippet of README.md and docs/
 	$(PY) -m pytest tests/python -m docs $(ARGS)
@@ -144,4 +152,12 @@ $(VENV)/.servers: $(VENV)/.sqlalchemy tools/servers.sh tools/compiled-requiremen
 	@$(PY) -m pip install --quiet -r tools/compiled-requirements.txt
 	@$(PY) -m pip install --quiet --no-deps --upgrade --target $(VENV)/sqlalchemy-2.0 \
 		-r tools/sqlalchemy-2.0-requirements.txt
+	@touch $@
+
+# Older FastAPIs, each in a folder of its own with what it wants beside it.
+$(VENV)/.fastapi: $(VENV)/.sqlalchemy $(wildcard tools/fastapi-*-requirements.txt)
+	@for list in tools/fastapi-*-requirements.txt; do \
+		$(PY) -m pip install --quiet --no-deps --upgrade \
+			--target $(VENV)/$$(basename $$list -requirements.txt) -r $$list || exit 1; \
+	done
 	@touch $@

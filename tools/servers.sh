@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The tests of the SQLAlchemy layer start private PostgreSQL and MariaDB servers, and compile two drivers.
+# The tests of the SQLAlchemy layer start private PostgreSQL, MariaDB and Redis servers, and compile two drivers.
 # Usage: servers.sh PYTHON
 set -euo pipefail
 python=${1:-python3}
@@ -8,6 +8,8 @@ missing=()
 has() { command -v "$1" >/dev/null || [ -x "/usr/sbin/$1" ]; }
 has postgres || compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || missing+=(postgresql)
 { has mariadbd && has mariadb-install-db; } || missing+=(mariadb-server-core)
+# Redis' server is the program that checks its files, by another name; its own package starts a service.
+{ has redis-server || has redis-check-rdb; } || missing+=(redis-tools)
 has my_print_defaults || missing+=(mariadb-client-core)
 has mariadb_config || missing+=(libmariadb-dev)
 has pkg-config || missing+=(pkg-config)

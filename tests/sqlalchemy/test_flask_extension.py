@@ -15,6 +15,7 @@ from flask_sqlalchemy import SQLAlchemy
 import turnwise
 from turnwise.errors import InvalidSettingError
 from turnwise.flask import Turnwise
+from turnwise.tracking.watching import unwatch
 
 
 class Site:
@@ -46,6 +47,7 @@ def site(tmp_path):
         yield site
         site.db.session.remove()
         turnwise.uninstall(site.db)
+        unwatch()
         for engine in site.db.engines.values():
             engine.dispose()
 

@@ -65,6 +65,7 @@ fn finding(given: &Value) -> Finding {
         age_ns: big(&given["age_ns"]),
         lease: lease(&given["lease"]),
         by: owner(&given["by"]),
+        site: String::new(),
         detail: words(&given["detail"]),
     }
 }
@@ -217,6 +218,7 @@ fn findings() -> impl Strategy<Value = Finding> {
             age_ns,
             lease,
             by,
+            site: String::new(),
             detail,
         })
 }

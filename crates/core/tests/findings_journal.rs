@@ -35,6 +35,7 @@ fn at_site(code: FindingCode, opened: &str) -> Finding {
         age_ns: 0,
         lease: Some(lease),
         by: None,
+        site: String::new(),
         detail: String::new(),
     }
 }

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from turnwise.flask.errors import add_error_handlers
+from turnwise.flask.tracking import setup
+from turnwise.tracking.wsgi import OwnerMiddleware
 
 if TYPE_CHECKING:
     from turnwise.flask.extension import Turnwise
 
-__all__ = ["Turnwise", "add_error_handlers"]
+__all__ = ["OwnerMiddleware", "Turnwise", "add_error_handlers", "setup"]
 
 
 def __getattr__(name: str) -> object:

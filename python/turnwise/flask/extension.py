@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from turnwise.errors import InvalidSettingError
+from turnwise.flask.tracking import begin_owners
 from turnwise.sqlalchemy.advisory import advisory_lock
 from turnwise.sqlalchemy.batches import batch_commit_with_retry
 from turnwise.sqlalchemy.claims import claim
@@ -13,6 +14,7 @@ from turnwise.sqlalchemy.commit import commit_with_retry
 from turnwise.sqlalchemy.installing import install
 from turnwise.sqlalchemy.lock_keys import BY_PRIMARY_KEY
 from turnwise.sqlalchemy.skip_locked import get_for_update_skip_locked
+from turnwise.tracking.watching import watch_also
 from turnwise.units import retry, retry_on_deadlock, run
 
 if TYPE_CHECKING:
@@ -44,8 +46,9 @@ class Turnwise:
 
     Installs turnwise on every engine of ``db``, whose ``init_app`` has been called. The functions
     are those of ``turnwise``, without their session: it is ``db.session``, and where each unit of
-    work needs one of its own, a new one of the same kind. ``settings`` are those of
-    ``turnwise.install``.
+    work needs one of its own, a new one of the same kind. With ``watch``, each request is the owner
+    of its sessions and the engines are watched: see ``turnwise.watch``, which changes the settings.
+    The other settings are those of ``turnwise.install``.
     """
 
     def __init__(
@@ -57,10 +60,12 @@ class Turnwise:
         begin: str = "auto",
         timeout: float | None = None,
         overrides: Sequence[Override] = (),
+        watch: bool = True,
     ) -> None:
         # Of the instance, because type checkers lose the parameters in a staticmethod of overloads.
         self.retry, self.retry_on_deadlock = retry, retry_on_deadlock
         self._db = db
+        self._watch = watch
         self._install = partial(
             install, strict=strict, begin=begin, timeout=timeout, overrides=overrides
         )
@@ -81,7 +86,7 @@ class Turnwise:
         return self._db
 
     def init_app(self, app: Flask, db: SQLAlchemy | None = None) -> None:
-        """Install turnwise on the engines that ``db`` has for this application.
+        """Install turnwise on the engines that ``db`` has for this application, and watch them.
 
         Raises:
             InvalidSettingError: ``db`` is missing, or its own ``init_app`` was not called before.
@@ -91,6 +96,10 @@ class Turnwise:
             raise InvalidSettingError("call db.init_app(app) before Turnwise.init_app(app)")
         with app.app_context():
             self._install(self.db)
+            if self._watch:
+                for engine in self.db.engines.values():
+                    watch_also(engine)
+                begin_owners(app)
         app.extensions[_NAME] = self
 
     def commit_with_retry(

@@ -6,33 +6,39 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sqlalchemy import exc
 from sqlalchemy.pool import Pool, QueuePool
+
+from turnwise.tracking.owners import current
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from sqlalchemy.pool import PoolProxiedConnection
 
+    from turnwise._native import Owner
+
     Report = Callable[..., None]
+    Connect = Callable[[Pool], PoolProxiedConnection]
 
 
 class Waits:
     """Around ``Pool.connect``: costs one comparison where nobody has to wait."""
 
-    def __init__(self, report: Report) -> None:
-        self._report = report
-        self._inner: Callable[[Pool], PoolProxiedConnection] | None = None
-        self._here: Callable[[Pool], PoolProxiedConnection] | None = None
-        self._waiting: dict[int, list[Any]] = {}
+    def __init__(self, report: Report, here: Callable[[], str]) -> None:
+        self._report, self._here = report, here
+        self._inner: Connect | None = None
+        self._outer: Connect | None = None
+        self._waiting: dict[object, _Wait] = {}
         self._changing = threading.Lock()
 
     def add(self) -> None:
         """Wrap ``Pool.connect``."""
         with self._changing:
-            if self._here is None:
+            if self._outer is None:
                 self._inner = inner = Pool.connect
 
                 def connect(self_: Pool) -> PoolProxiedConnection:
@@ -41,46 +47,58 @@ class Waits:
                             return inner(self_)
                     return inner(self_)
 
-                self._here = connect
+                self._outer = connect
                 Pool.connect = connect  # type: ignore[method-assign]
 
     def remove(self) -> None:
         """Put ``Pool.connect`` back; inside somebody else's wrapper ours stays, and reports nothing."""
         with self._changing:
-            if self._here is not None and self._inner is not None and Pool.connect is self._here:
+            if self._outer is not None and self._inner is not None and Pool.connect is self._outer:
                 Pool.connect = self._inner  # type: ignore[method-assign]
-                self._here = self._inner = None
+                self._outer = self._inner = None
             self._waiting.clear()
 
     @contextmanager
     def _watched(self, pool: Pool) -> Iterator[None]:
-        began = time.monotonic()
-        key = threading.get_ident() ^ hash((began, id(pool)))
+        key, wait = object(), _Wait(pool, time.monotonic(), current(), self._here())
         on_loop = not pool._dialect.is_async and _on_loop()  # noqa: SLF001
-        self._waiting[key] = [pool, began, False]
+        self._waiting[key] = wait
         try:
             yield
         except exc.TimeoutError:
-            waited = time.monotonic() - began
-            self._waiting.pop(key, None)
+            waited = time.monotonic() - wait.began
             self._report("pool-exhausted", detail=f"waited {waited:.1f} s in vain", age=waited)
             raise
         finally:
             self._waiting.pop(key, None)
             if on_loop:
-                waited = time.monotonic() - began
+                waited = time.monotonic() - wait.began
                 detail = f"blocked the event loop for {waited * 1e3:.1f} ms"
                 self._report("pool-wait-on-loop", detail=detail, age=waited)
 
     def overdue(self, limit: float) -> None:
         """Report who has waited for longer than ``limit`` seconds, once each."""
         now = time.monotonic()
-        for waiting in list(self._waiting.values()):
-            pool, began, told = waiting
-            if not told and now - began >= limit:
-                waiting[2] = True
-                detail = f"somebody waits for a connection of {pool.status()}"
-                self._report("pool-exhausted", detail=detail, age=now - began, severity="warning")
+        for wait in list(self._waiting.values()):
+            if not wait.told and now - wait.began >= limit:
+                wait.told = True
+                self._report(
+                    "pool-exhausted",
+                    detail=f"waits for a connection: {wait.pool.status()}",
+                    age=now - wait.began,
+                    severity="warning",
+                    here=wait.here,
+                    owner=wait.owner,
+                )
+
+
+@dataclass
+class _Wait:
+    pool: Pool
+    began: float
+    owner: Owner | None
+    here: str
+    told: bool = False
 
 
 def _must_wait(pool: Pool) -> bool:

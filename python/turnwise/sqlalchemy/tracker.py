@@ -27,7 +27,10 @@ class Hooks:
     def __init__(self, tracker: NativeTracker) -> None:
         self._tracker = tracker
         # SQLAlchemy knows a listener again by its identity, and a bound method is a new object each time.
-        self._of_session = tracker.on_after_begin
+        self._of_session: tuple[tuple[str, Any], ...] = (
+            ("after_transaction_create", tracker.on_transaction),
+            ("after_begin", tracker.on_after_begin),
+        )
         self._of_pool: tuple[tuple[str, Any], ...] = (
             ("checkout", tracker.on_checkout),
             ("reset", tracker.on_reset),
@@ -52,7 +55,8 @@ class Hooks:
             if self._everywhere or (engine is not None and engine in self._engines):
                 return
             if not self.on:
-                event.listen(Session, "after_begin", self._of_session)
+                for name, listener in self._of_session:
+                    event.listen(Session, name, listener)
             if engine is not None:
                 self._engines.add(engine)
                 self._listen(engine)
@@ -78,8 +82,9 @@ class Hooks:
                     self._leave(Pool)
                 self._everywhere = False
             if not self.on:
-                if event.contains(Session, "after_begin", self._of_session):
-                    event.remove(Session, "after_begin", self._of_session)
+                for name, listener in self._of_session:
+                    if event.contains(Session, name, listener):
+                        event.remove(Session, name, listener)
                 for dialect in list(self._dialects):
                     interception.remove(dialect, _LAYER)
                 self._dialects.clear()

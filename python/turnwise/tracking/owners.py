@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
+from contextvars import Token as ContextToken
 from typing import TYPE_CHECKING, NamedTuple
 
 from turnwise._native import Owner
 
 if TYPE_CHECKING:
-    from contextvars import Token as ContextToken
     from types import TracebackType
 
 _current: ContextVar[Owner | None] = ContextVar("turnwise_owner", default=None)
@@ -42,6 +42,17 @@ def end(token: Token) -> None:
         # It ends in another context than it began in, and there it is current no more.
         if _current.get() is token.owner:
             _current.set(token.owner.parent)
+
+
+def resume(owner: Owner) -> ContextToken[Owner | None]:
+    """Make an owner current that was begun elsewhere; ``suspend`` takes what it returns."""
+    return _current.set(owner)
+
+
+def suspend(restores: ContextToken[Owner | None]) -> None:
+    """Make current again what was so before ``begin`` or ``resume``. The owner goes on."""
+    before = restores.old_value
+    _current.set(None if before is ContextToken.MISSING else before)
 
 
 class owner:  # noqa: N801 - used like a function

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from types import CodeType, FrameType
 
-# Packages between an application's line and ours.
+# Packages between an application's line and ours, and modules.
 _LIBRARIES = (
     "sqlalchemy",
     "flask_sqlalchemy",
@@ -21,31 +21,29 @@ _LIBRARIES = (
     "anyio",
     "starlette",
     "fastapi",
-    "contextlib",
     "celery",
+    "contextlib",
+    "threading",
+    "weakref",
 )
-_PARTS = tuple(f"{os.sep}{name}{os.sep}" for name in _LIBRARIES)
-_FILES = tuple(f"{os.sep}{name}.py" for name in ("contextlib", "threading"))
 
 
 def is_own(code: CodeType) -> bool:
     """Whether a piece of code is the application's, and not a library's around sessions."""
     name = code.co_filename
-    if name.startswith("<") or name.endswith(_FILES):
-        return False
-    installed = name.rfind(f"{os.sep}site-packages{os.sep}")
-    if installed < 0:
-        installed = 0 if any(part in name for part in _OWN_PARTS) else len(name)
-    return not any(part in name[installed:] for part in _PARTS)
+    # What SQLAlchemy and dataclasses generate has no file.
+    return not name.startswith("<") and not name.startswith(_folders())
 
 
-# The package itself where it is not installed but worked on, and the standard library.
-_OWN_PARTS = (
-    f"{os.sep}turnwise{os.sep}tracking{os.sep}",
-    f"{os.sep}turnwise{os.sep}sqlalchemy{os.sep}",
-    f"{os.sep}asyncio{os.sep}",
-    f"{os.sep}concurrent{os.sep}",
-)
+def _folders() -> tuple[str, ...]:
+    """Where the libraries lie that are loaded."""
+    found = []
+    for library in _LIBRARIES:
+        file = getattr(sys.modules.get(library), "__file__", None)
+        if file is not None:
+            is_package = os.path.basename(file).startswith("__init__.")
+            found.append(os.path.dirname(file) + os.sep if is_package else file)
+    return tuple(found)
 
 
 def describe(frame: FrameType) -> str:

@@ -114,7 +114,7 @@ impl Finding {
     /// The line that did it.
     #[getter]
     fn last(&self) -> &str {
-        self.of_lease(|lease| &lease.last)
+        self.inner.last()
     }
 
     /// The statement, with placeholders for its parameters.

@@ -39,18 +39,22 @@ impl StatementHook {
         };
         let Some(id) = tracker.lease_of(py, &connection) else { return Ok(None) };
         let owner = tracker.owner(py);
-        let writes = statement.cast::<PyString>().ok().and_then(|text| text.to_str().ok());
+        let text = statement.cast::<PyString>().ok().and_then(|text| text.to_str().ok());
         let r#use = Use {
             thread: thread(py),
             owner: owner.as_ref().map(|owner| &owner.get().inner),
             interleaves: self.is_async,
-            writes: writes.is_some_and(may_write),
+            writes: text.is_some_and(may_write),
             site: tracker.site_of_statement(py),
             statement: tracker.texts.statement(statement),
         };
         let blocks_ns = self.blocks(py, id, &r#use)?;
         if let Err(wrong) = tracker.leases.begin(id, &r#use, tracker.tick()) {
-            self.wrong(py, id, wrong, &r#use)?;
+            let raised = self.wrong(py, id, wrong, &r#use);
+            // To go back to a savepoint is what everybody may do.
+            if !text.is_some_and(|text| text.starts_with("ROLLBACK")) {
+                raised?;
+            }
             tracker.leases.begin_anyway(id, &r#use, tracker.tick());
         }
         Ok(Some(Running { id, blocks_ns }))
@@ -175,8 +179,12 @@ impl StatementHook {
                 site: 0,
                 statement: 0,
             };
-            if let Some(wrong) = tracker.leases.check_commit(id, &r#use) {
-                tracker.found(py, Some(id), wrong, String::new(), Some(&r#use))?;
+            if let Some(wrong) = tracker.leases.check_commit(id, &r#use)
+                && let Err(raised) = tracker.found(py, Some(id), wrong, String::new(), Some(&r#use))
+            {
+                // SQLAlchemy takes a COMMIT that has failed for the end of the transaction.
+                roll_back(arguments)?;
+                return Err(raised);
             }
         }
         let blocks = !self.is_async && !self.is_memory && tracker.on_loop(py);
@@ -251,6 +259,15 @@ impl StatementHook {
     ) -> PyResult<Bound<'py, PyAny>> {
         self.finish(proceed, arguments, false)
     }
+}
+
+/// Rolls back through the dialect, and so through every layer around it.
+fn roll_back(arguments: &Bound<'_, PyTuple>) -> PyResult<()> {
+    let py = arguments.py();
+    let fairy = arguments.get_item(0)?;
+    let dialect = fairy.getattr(intern!(py, "_pool"))?.getattr(intern!(py, "_dialect"))?;
+    dialect.call_method1(intern!(py, "do_rollback"), (fairy,))?;
+    Ok(())
 }
 
 /// Whether a driver's connection has a transaction open, asked without a round trip. `None`: the

@@ -3,6 +3,7 @@
 mod finding;
 mod hook;
 mod lease;
+mod mark;
 mod owner;
 mod texts;
 mod tracker;

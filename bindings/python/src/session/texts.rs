@@ -24,8 +24,8 @@ struct Sites {
     kept: Vec<(Py<PyAny>, String)>,
     /// Whether a code object is the application's own.
     own: HashMap<usize, (bool, Py<PyAny>)>,
-    /// How far above the last lines were.
-    depths: [usize; 2],
+    /// How far above the last lines were, and the library's code that they had called.
+    depths: [(usize, usize); 2],
 }
 
 #[derive(Default)]
@@ -66,27 +66,29 @@ impl Texts {
 
     fn find(&self, py: Python<'_>) -> PyResult<u64> {
         let depths = lock(&self.sites).depths;
-        for depth in depths {
-            // The line is right where the last one was if the frame below it is a library's.
+        for (depth, entry) in depths {
+            // The line is where the last one was if it called the same function of a library.
             if depth > 0
-                && let Ok(frame) = self.frame.call1(py, (depth,))
-                && let frame = frame.into_bound(py)
+                && let Ok(below) = self.frame.call1(py, (depth - 1,))
+                && code_of(below.bind(py))?.as_ptr() as usize == entry
+                && let frame = below.bind(py).getattr(intern!(py, "f_back"))?
+                && !frame.is_none()
                 && self.is_own(&frame)?
-                && !self.is_own(self.frame.call1(py, (depth - 1,))?.bind(py))?
             {
                 return self.number(&frame);
             }
         }
         let mut next = Some(self.frame.call0(py)?.into_bound(py));
-        let (mut depth, mut hopped) = (0, false);
+        let (mut depth, mut hopped, mut below) = (0, false, 0);
         while let Some(frame) = next {
             if self.is_own(&frame)? {
                 if depth > 0 && !hopped {
                     let mut sites = lock(&self.sites);
-                    sites.depths = [depth, sites.depths[0]];
+                    sites.depths = [(depth, below), sites.depths[0]];
                 }
                 return self.number(&frame);
             }
+            below = code_of(&frame)?.as_ptr() as usize;
             depth += 1;
             if depth > DEEPEST {
                 break;
@@ -104,7 +106,7 @@ impl Texts {
 
     fn is_own(&self, frame: &Bound<'_, PyAny>) -> PyResult<bool> {
         let py = frame.py();
-        let code = frame.getattr(intern!(py, "f_code"))?;
+        let code = code_of(frame)?;
         let key = code.as_ptr() as usize;
         if let Some((own, _)) = lock(&self.sites).own.get(&key) {
             return Ok(*own);
@@ -119,7 +121,7 @@ impl Texts {
 
     fn number(&self, frame: &Bound<'_, PyAny>) -> PyResult<u64> {
         let py = frame.py();
-        let code = frame.getattr(intern!(py, "f_code"))?;
+        let code = code_of(frame)?;
         let place: isize = frame.getattr(intern!(py, "f_lasti"))?.extract()?;
         let key = (code.as_ptr() as usize, place);
         if let Some(number) = lock(&self.sites).numbers.get(&key) {
@@ -158,6 +160,10 @@ impl Texts {
     pub(super) fn with<'py>(&'py self, py: Python<'py>) -> Readable<'py> {
         Readable { texts: self, py }
     }
+}
+
+fn code_of<'py>(frame: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    frame.getattr(intern!(frame.py(), "f_code"))
 }
 
 /// The texts, while the GIL is held.

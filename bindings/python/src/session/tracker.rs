@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use pyo3::exceptions::PyValueError;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyWeakrefReference};
+use pyo3::types::{PyDict, PyList};
 use turnwise::session::{
     FindingCode, Journal, LeaseId, Limits, Opening, OwnerFacts, Phase, Severity, Tracker, Use,
     Wrong,
@@ -16,6 +16,7 @@ use turnwise::session::{
 
 use super::finding::Finding;
 use super::lease::Lease;
+use super::mark::SessionMark;
 use super::owner::Owner;
 use super::texts::Texts;
 use super::{hook, now_ns};
@@ -137,11 +138,14 @@ impl NativeTracker {
         if age_ns > 0 {
             finding.age_ns = age_ns;
         }
+        // The garbage collector runs anywhere.
+        if wrong.code != FindingCode::GcReturned {
+            finding.site = texts_site(&texts, self.texts.site(py));
+        }
         let by = r#use.map(|r#use| r#use.owner.map(|owner| owner.facts(now)));
         if let Some(lease) = &mut finding.lease
             && let Some(r#use) = r#use
         {
-            lease.last = texts_site(&texts, self.texts.site(py));
             if r#use.statement != 0 {
                 lease.statement = turnwise::session::Texts::statement(&texts, r#use.statement);
             }
@@ -183,6 +187,7 @@ impl NativeTracker {
                     age_ns: facts.age_ns,
                     lease: Some(facts.clone()),
                     by: None,
+                    site: String::new(),
                     detail: "given back after all".into(),
                 };
                 // An exception here would make SQLAlchemy throw the connection away.
@@ -337,9 +342,7 @@ impl NativeTracker {
     ) {
         let _ = connection_record;
         let Some(id) = self.take_lease(address(dbapi_connection), false) else { return };
-        if self.leases.has_transaction(id)
-            && hook::is_in_transaction(dbapi_connection).unwrap_or_default()
-        {
+        if hook::is_in_transaction(dbapi_connection).unwrap_or_default() {
             let wrong = Wrong { code: FindingCode::DirtyReturn, severity: Severity::Warning };
             drop(self.found(py, Some(id), wrong, String::new(), None));
         }
@@ -371,50 +374,46 @@ impl NativeTracker {
         self.on_close(py, dbapi_connection, connection_record);
     }
 
+    /// A session has begun a transaction, which has no connection yet.
+    fn on_transaction(
+        &self,
+        session: &Bound<'_, PyAny>,
+        transaction: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let py = session.py();
+        let Some(owner) = self.owner(py) else { return Ok(()) };
+        // One within another says nothing new.
+        if !transaction.getattr(intern!(py, "parent"))?.is_none() {
+            return Ok(());
+        }
+        SessionMark::note(session, &owner.get().inner)
+    }
+
     /// A session has begun a transaction on a connection.
     fn on_after_begin(
         &self,
-        py: Python<'_>,
         session: &Bound<'_, PyAny>,
         transaction: &Bound<'_, PyAny>,
         connection: &Bound<'_, PyAny>,
     ) -> PyResult<()> {
+        let py = session.py();
+        let _ = transaction;
         let Some(owner) = self.owner(py) else { return Ok(()) };
-        let info = session.getattr(intern!(py, "info"))?.cast_into::<PyDict>()?;
-        let key = intern!(py, "turnwise.session");
-        let inner = &owner.get().inner;
-        if let Some(before) = info.get_item(key)?
-            && let Ok(before) = before.cast_into::<SessionMark>()
-        {
-            let before = before.get();
-            if before.phase == Phase::Running.code()
-                && before.owner == inner.number()
-                && matches!(inner.phase(), Phase::Responded | Phase::Ended)
-            {
-                let root = session.call_method0(intern!(py, "get_transaction"))?;
-                let was = before.transaction.bind(py).call0()?;
-                if was.is(&root) {
-                    return Ok(());
-                }
-                let _ = connection;
-                let code = match self.circumstance(py) {
-                    Circumstance::LazyLoad => FindingCode::LazyLoadAfterResponse,
-                    _ => FindingCode::ReopenedAfterClose,
-                };
-                let wrong = Wrong { code, severity: code.severity() };
-                return self.found(py, self.lease_of(py, connection), wrong, String::new(), None);
-            }
-            if before.owner == inner.number() {
-                return Ok(());
-            }
+        let owner = &owner.get().inner;
+        let Some(mark) = SessionMark::of(session)? else { return Ok(()) };
+        let mark = mark.get();
+        if mark.owner != owner.number() {
+            return Ok(());
         }
-        if transaction.getattr(intern!(py, "parent"))?.is_none() {
-            let mark = SessionMark {
-                owner: inner.number(),
-                phase: inner.phase().code(),
-                transaction: PyWeakrefReference::new(transaction)?.into_any().unbind(),
+        let Some(id) = self.lease_of(py, connection) else { return Ok(()) };
+        self.leases.announce(id, mark.phase());
+        if mark.reopens() && matches!(owner.phase(), Phase::Responded | Phase::Ended) {
+            let code = match self.circumstance(py) {
+                Circumstance::LazyLoad => FindingCode::LazyLoadAfterResponse,
+                _ => FindingCode::ReopenedAfterClose,
             };
-            info.set_item(key, mark)?;
+            let wrong = Wrong { code, severity: code.severity() };
+            return self.found(py, Some(id), wrong, String::new(), None);
         }
         Ok(())
     }
@@ -432,8 +431,17 @@ impl NativeTracker {
         }
     }
 
-    /// Reports what was found in Python. `connection` is the driver's.
-    #[pyo3(signature = (code, *, detail = "", connection = None, age = 0.0, severity = None))]
+    /// The application's line that runs now; empty where there is none.
+    fn here(&self, py: Python<'_>) -> String {
+        texts_site(&self.texts.with(py), self.texts.site(py))
+    }
+
+    /// Reports what was found in Python. `connection` is the driver's; `here` and `owner` are those of
+    /// whoever did it, where that is not the caller.
+    #[pyo3(signature = (
+        code, *, detail = "", connection = None, age = 0.0, severity = None, here = None, owner = None
+    ))]
+    #[allow(clippy::too_many_arguments, reason = "keywords")]
     fn report(
         &self,
         py: Python<'_>,
@@ -442,6 +450,8 @@ impl NativeTracker {
         connection: Option<&Bound<'_, PyAny>>,
         age: f64,
         severity: Option<&str>,
+        here: Option<String>,
+        owner: Option<&Bound<'_, Owner>>,
     ) -> PyResult<()> {
         let known = FindingCode::from_name(code)
             .ok_or_else(|| PyValueError::new_err(format!("no finding has the code {code:?}")))?;
@@ -455,14 +465,13 @@ impl NativeTracker {
         let mut finding = {
             let texts = self.texts.with(py);
             let mut finding = self.leases.finding(id, (known, severity), now, &texts);
-            if let Some(lease) = &mut finding.lease {
-                lease.last = texts_site(&texts, self.texts.site(py));
-            }
+            finding.site = here.unwrap_or_else(|| texts_site(&texts, self.texts.site(py)));
             finding
         };
         detail.clone_into(&mut finding.detail);
         finding.age_ns = limit("age", age)?;
-        finding.by = self.owner(py).map(|owner| owner.get().inner.facts(now));
+        let facts = |owner: &Bound<'_, Owner>| owner.get().inner.facts(now);
+        finding.by = owner.map(facts).or_else(|| self.owner(py).as_ref().map(facts));
         self.tell(py, finding)
     }
 
@@ -541,12 +550,4 @@ pub(super) enum Circumstance {
     Commit,
     LazyLoad,
     Other,
-}
-
-/// Where a session first began, kept in its `info`.
-#[pyclass(frozen, module = "turnwise._native")]
-pub(crate) struct SessionMark {
-    owner: u64,
-    phase: i32,
-    transaction: Py<PyAny>,
 }

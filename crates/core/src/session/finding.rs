@@ -126,6 +126,8 @@ pub struct Finding {
     pub lease: Option<LeaseFacts>,
     /// Who did it, where that is not the lease's owner.
     pub by: Option<OwnerFacts>,
+    /// The line that did it, where no lease tells; may be empty.
+    pub site: String,
     /// What else there is to say; may be empty.
     pub detail: String,
 }

@@ -122,7 +122,7 @@ impl Finding {
         object.owner("owner", lease.and_then(|lease| lease.owner.as_ref()));
         object.owner("by", self.by.as_ref());
         object.text("opened", text(|lease| &lease.opened));
-        object.text("last", text(|lease| &lease.last));
+        object.text("last", self.last());
         object.text("statement", text(|lease| &lease.statement));
         object.text("state", text(|lease| lease.state.name()));
         object.known("statements", lease.map(|lease| lease.statements));

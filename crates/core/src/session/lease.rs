@@ -108,6 +108,8 @@ pub(super) struct Lease {
     write_ns: Option<u64>,
     /// The open transaction's, and the phase that it was in.
     began: Option<(Option<Arc<Owner>>, Phase)>,
+    /// The phase in which a session began what the next statement opens as a transaction.
+    announced: Option<Phase>,
     thread: u64,
     busy: bool,
     last: u64,
@@ -127,6 +129,7 @@ impl Lease {
             state_ns: now_ns,
             write_ns: None,
             began: None,
+            announced: None,
             thread: 0,
             busy: false,
             last: 0,
@@ -191,7 +194,8 @@ impl Lease {
         if !self.opening.autocommit {
             if self.began.is_none() {
                 let owner = r#use.owner.cloned();
-                let phase = owner.as_ref().map_or(Phase::Running, |owner| owner.phase());
+                let now = owner.as_ref().map_or(Phase::Running, |owner| owner.phase());
+                let phase = self.announced.take().unwrap_or(now);
                 self.began = Some((owner, phase));
             }
             if r#use.writes && self.write_ns.is_none() {
@@ -207,6 +211,7 @@ impl Lease {
         let state = match (outcome, &self.began) {
             (Outcome::Ended, _) | (_, None) => {
                 self.began = None;
+                self.announced = None;
                 self.write_ns = None;
                 LeaseState::CheckedOut
             }
@@ -222,6 +227,10 @@ impl Lease {
 
     pub(super) fn set_autocommit(&mut self, autocommit: bool) {
         self.opening.autocommit = autocommit;
+    }
+
+    pub(super) fn announce(&mut self, phase: Phase) {
+        self.announced = Some(phase);
     }
 
     pub(super) fn resets(&mut self, now_ns: u64) {

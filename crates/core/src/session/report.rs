@@ -109,7 +109,7 @@ fn site(finding: &Finding) -> &str {
     let by = finding.by.as_ref().map(|by| by.name.as_str());
     let places = [
         lease.map(|lease| lease.opened.as_str()),
-        lease.map(|lease| lease.last.as_str()),
+        Some(finding.last()),
         by,
         lease.and_then(|lease| lease.owner.as_ref()).map(|owner| owner.name.as_str()),
     ];

@@ -152,6 +152,20 @@ fn a_statement_after_the_response_is_found_and_a_commit_that_wrote() {
 }
 
 #[test]
+fn a_transaction_is_as_old_as_its_session_says() {
+    let (tracker, request) = (tracker(), owner(1, None));
+    let id = open(&tracker, Some(&request), 0);
+    request.advance(Phase::Responded, 1);
+    tracker.announce(id, Phase::Running);
+    run(&tracker, id, Some(&request), 1);
+    let commit = tracker.check_commit(id, &of(Some(&request))).map(|wrong| wrong.code);
+    assert_eq!(commit, Some(FindingCode::CommitAfterResponse));
+    tracker.end_transaction(id, 1);
+    run(&tracker, id, Some(&request), 1);
+    assert_eq!(tracker.check_commit(id, &of(Some(&request))), None);
+}
+
+#[test]
 fn a_commit_after_the_response_of_what_was_only_read_is_none() {
     let (tracker, request) = (tracker(), owner(1, None));
     let id = open(&tracker, Some(&request), 0);

@@ -111,6 +111,12 @@ impl Finding {
         }
     }
 
+    /// The line that did it or, where that is not known, the one of the lease's last statement.
+    pub fn last(&self) -> &str {
+        let known = self.lease.as_ref().map_or("", |lease| &lease.last);
+        if self.site.is_empty() { known } else { &self.site }
+    }
+
     /// It as one line of at most 1,500 characters, without what is not known.
     ///
     /// No name or statement can break the line or what shows it: control characters, ends of
@@ -139,13 +145,15 @@ impl Finding {
         if let Some(by) = &self.by {
             add(format!("by {}", owner_line(by)));
         }
+        if let Some(lease) = &self.lease
+            && !lease.opened.is_empty()
+        {
+            add(format!("opened {}", clip_site(&lease.opened, SITE_LIMIT)));
+        }
+        if !self.last().is_empty() {
+            add(format!("last {}", clip_site(self.last(), SITE_LIMIT)));
+        }
         if let Some(lease) = &self.lease {
-            if !lease.opened.is_empty() {
-                add(format!("opened {}", clip_site(&lease.opened, SITE_LIMIT)));
-            }
-            if !lease.last.is_empty() {
-                add(format!("last {}", clip_site(&lease.last, SITE_LIMIT)));
-            }
             if !lease.statement.is_empty() {
                 add(quoted(&lease.statement, STATEMENT_LIMIT));
             }

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use super::finding::{Finding, FindingCode, LeaseFacts, Severity};
 use super::lease::{Lease, Limits, Opening, Outcome, Texts, Use, Wrong};
-use super::state::LeaseState;
+use super::state::{LeaseState, Phase};
 use crate::sync::Mutex;
 
 const CHUNK: usize = 256;
@@ -168,6 +168,11 @@ impl Tracker {
         self.end(id, Outcome::Ended, now_ns);
     }
 
+    /// A session has begun a transaction in this phase of its owner; the next statement opens it.
+    pub fn announce(&self, id: LeaseId, phase: Phase) {
+        self.with_lease(id, |lease| lease.announce(phase));
+    }
+
     /// Whether statements commit themselves from now on.
     pub fn set_autocommit(&self, id: LeaseId, autocommit: bool) {
         self.with_lease(id, |lease| lease.set_autocommit(autocommit));
@@ -223,7 +228,16 @@ impl Tracker {
             self.with_lease(id, |lease| (lease.facts(now_ns, texts), lease.age_of(code, now_ns)))
         });
         let (lease, age_ns) = known.map_or((None, 0), |(facts, age)| (Some(facts), age));
-        Finding { code, severity, at_ns: now_ns, age_ns, lease, by: None, detail: String::new() }
+        Finding {
+            code,
+            severity,
+            at_ns: now_ns,
+            age_ns,
+            lease,
+            by: None,
+            site: String::new(),
+            detail: String::new(),
+        }
     }
 
     /// Every lease that is out, the oldest first.
