@@ -14,10 +14,11 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from null_driver import null_engine
 from sqlalchemy import Engine, event, text
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import Pool
+
+from null_driver import null_engine
 from turnwise.sqlalchemy import interception
 from turnwise.tracking.owners import owner
 from turnwise.tracking.watching import unwatch, watch

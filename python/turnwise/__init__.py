@@ -48,10 +48,18 @@ if TYPE_CHECKING:
     from turnwise.tracking.liveness import check_liveness
     from turnwise.tracking.owners import owner
     from turnwise.tracking.resetting import reset_pool
-    from turnwise.tracking.terminating import terminate
-    from turnwise.tracking.watching import clear_findings, findings, is_watching, leases, on_finding, unwatch, watch
     from turnwise.tracking.scopes import session_scope
+    from turnwise.tracking.terminating import terminate
     from turnwise.tracking.threads import CancelledTooLateError, to_thread
+    from turnwise.tracking.watching import (
+        clear_findings,
+        findings,
+        is_watching,
+        leases,
+        on_finding,
+        unwatch,
+        watch,
+    )
     from turnwise.turn import TurnLock, TurnStats
     from turnwise.units import retry, retry_on_deadlock, run
     from turnwise.values import normalize_for_db

@@ -6,7 +6,7 @@ from _typeshed import SupportsGetItem
 from typing import Any, Final, SupportsFloat, SupportsIndex, final
 from typing_extensions import disjoint_base
 
-__all__ = ["VERSION", "Budget", "Constraint", "Event", "Learner", "NativePending", "NativePlace", "NativeTransaction", "NativeTurn", "NativeTurnLock", "NativeWriter", "Override", "Pickups", "Retry", "RetryPolicy", "Verdict", "WriteResult", "classify_code", "drain_all", "draws", "enums", "error_states", "fingerprint", "rehearse", "rules", "sqlstate"]
+__all__ = ["VERSION", "Budget", "Constraint", "Event", "Finding", "Learner", "Lease", "NativePending", "NativePlace", "NativeTracker", "NativeTransaction", "NativeTurn", "NativeTurnLock", "NativeWriter", "Override", "Owner", "Pickups", "Retry", "RetryPolicy", "StatementHook", "Verdict", "WriteResult", "classify_code", "drain_all", "draws", "enums", "error_states", "fingerprint", "rehearse", "rules", "sqlstate"]
 
 VERSION: Final[str]
 
@@ -136,6 +136,118 @@ class Event:
         """
 
 @final
+class Finding:
+    """
+    Something that the tracker is sure or suspects is wrong.
+    """
+    def __repr__(self, /) -> str: ...
+    def __str__(self, /) -> str: ...
+    @property
+    def age(self, /) -> float:
+        """
+        For how many seconds it had lasted; 0 where that says nothing.
+        """
+    @property
+    def backend_pid(self, /) -> int:
+        """
+        The server's number of the connection; 0 where it is not known.
+        """
+    @property
+    def code(self, /) -> str:
+        """
+        What was found, such as `"idle-in-transaction"`.
+        """
+    @property
+    def detail(self, /) -> str:
+        """
+        What else there is to say.
+        """
+    @property
+    def exact(self, /) -> bool:
+        """
+        Whether it cannot be a false alarm under its rule.
+        """
+    @property
+    def hint(self, /) -> str:
+        """
+        What to change.
+        """
+    def json(self, /) -> str:
+        """
+        The finding as one JSON object.
+        """
+    @property
+    def last(self, /) -> str:
+        """
+        The line that did it.
+        """
+    @property
+    def lease(self, /) -> int:
+        """
+        The lease's number; 0 where there is none.
+        """
+    @property
+    def number(self, /) -> int:
+        """
+        Its number, which no other finding of this process has.
+        """
+    @property
+    def opened(self, /) -> str:
+        """
+        The line that took the connection.
+        """
+    @property
+    def owner_id(self, /) -> str:
+        """
+        What tells the owner from others of the same name.
+        """
+    @property
+    def owner_kind(self, /) -> str:
+        """
+        What did it, such as `"request"`; empty where nothing is known.
+        """
+    @property
+    def owner_name(self, /) -> str:
+        """
+        The owner's name, such as a route.
+        """
+    @property
+    def phase(self, /) -> str:
+        """
+        How far the owner was.
+        """
+    @property
+    def pool(self, /) -> str:
+        """
+        The pool of the connection.
+        """
+    @property
+    def repeats(self, /) -> int:
+        """
+        How many of its kind and place were left out of the log since the last one.
+        """
+    @property
+    def severity(self, /) -> str:
+        """
+        How bad it is: `"info"`, `"warning"` or `"error"`.
+        """
+    @property
+    def state(self, /) -> str:
+        """
+        What the connection did.
+        """
+    @property
+    def statement(self, /) -> str:
+        """
+        The statement, with placeholders for its parameters.
+        """
+    @property
+    def text(self, /) -> str:
+        """
+        Everything in one line.
+        """
+
+@final
 class Learner:
     """
     What a process has learned of one lock: for locks that cannot be queued for. Made by
@@ -180,6 +292,107 @@ class Learner:
         """
 
 @final
+class Lease:
+    """
+    One checkout of a connection that has not come back, as it was when it was asked for.
+    """
+    def __repr__(self, /) -> str: ...
+    @property
+    def age(self, /) -> float:
+        """
+        Seconds since it was taken.
+        """
+    @property
+    def backend_pid(self, /) -> int:
+        """
+        The server's number of the connection; 0 where it is not known.
+        """
+    def json(self, /) -> str:
+        """
+        The lease as one JSON object.
+        """
+    @property
+    def last(self, /) -> str:
+        """
+        The line of its last statement; empty unless `watch(sites="statement")`.
+        """
+    @property
+    def number(self, /) -> int:
+        """
+        Its number, which no other lease of this process has.
+        """
+    @property
+    def opened(self, /) -> str:
+        """
+        The line that took it: `"app/items.py:41 in list_items"`.
+        """
+    @property
+    def owner_id(self, /) -> str:
+        """
+        What tells the owner from others of the same name.
+        """
+    @property
+    def owner_kind(self, /) -> str:
+        """
+        What it belongs to, such as `"request"`; empty where nothing is known.
+        """
+    @property
+    def owner_name(self, /) -> str:
+        """
+        The owner's name, such as a route.
+        """
+    @property
+    def owner_number(self, /) -> int:
+        """
+        The owner's number; 0 where there is none.
+        """
+    @property
+    def phase(self, /) -> str:
+        """
+        How far the owner is.
+        """
+    @property
+    def pool(self, /) -> str:
+        """
+        The pool that the connection is from.
+        """
+    @property
+    def state(self, /) -> str:
+        """
+        `"checked_out"`, `"active"`, `"idle_in_tx"`, `"aborted_tx"` or `"resetting"`.
+        """
+    @property
+    def state_age(self, /) -> float:
+        """
+        Seconds since it is in its state, a quarter of a second fewer or more.
+        """
+    @property
+    def statement(self, /) -> str:
+        """
+        Its last statement, with placeholders for its parameters.
+        """
+    @property
+    def statements(self, /) -> int:
+        """
+        How many statements have run.
+        """
+    @staticmethod
+    def table(leases: SupportsGetItem[int, Lease]) -> str:
+        """
+        Leases as a table.
+        """
+    @property
+    def thread(self, /) -> int:
+        """
+        `threading.get_ident()` of the thread of its last statement; 0: none.
+        """
+    @property
+    def wrote(self, /) -> bool:
+        """
+        Whether its transaction may hold locks of a write.
+        """
+
+@final
 class NativePending:
     """
     A request for a turn.
@@ -197,6 +410,82 @@ class NativePlace:
     def withdraw(self, /) -> bool:
         """
         Takes the write back. `False`: it has begun, and its outcome will come.
+        """
+
+@final
+class NativeTracker:
+    """
+    Slots for the leases of this process, and the listeners that fill them.
+    """
+    def __new__(cls, /, owner: Any, watcher: Any, places: Any) -> NativeTracker:
+        """
+        `owner` gives the owner of the context; `watcher` and `places` answer the calls below.
+        """
+    def clear(self, /) -> None:
+        """
+        Forgets the findings, and what was reported.
+        """
+    def configure(self, /, *, idle_in_transaction: SupportsFloat | SupportsIndex, task_idle_in_transaction: SupportsFloat | SupportsIndex, lock_held: SupportsFloat | SupportsIndex, grace: SupportsFloat | SupportsIndex, each_site: bool, strict: bool) -> None:
+        """
+        Changes the thresholds, in seconds, whether each statement's line is kept, and whether findings are
+        raised.
+        """
+    def counts(self, /) -> dict[str, int]:
+        """
+        How often each code was found since the start.
+        """
+    def findings(self, /) -> list[Finding]:
+        """
+        The newest findings, the oldest of them first.
+        """
+    def forget(self, /) -> None:
+        """
+        Forgets every connection: they are another process's, or nobody listens any more.
+        """
+    def here(self, /) -> str:
+        """
+        The application's line that runs now; empty where there is none.
+        """
+    def leases(self, /) -> list[Lease]:
+        """
+        Every lease that is out, the oldest first.
+        """
+    def on_after_begin(self, /, session: Any, transaction: Any, connection: Any) -> None:
+        """
+        A session has begun a transaction on a connection.
+        """
+    def on_checkin(self, /, dbapi_connection: Any, connection_record: Any) -> None:
+        """
+        A connection is back in its pool. `None`: it was thrown away meanwhile.
+        """
+    def on_checkout(self, /, dbapi_connection: Any, connection_record: Any, connection_proxy: Any) -> None:
+        """
+        A connection was taken from its pool.
+        """
+    def on_close(self, /, dbapi_connection: Any, connection_record: Any) -> None:
+        """
+        A connection is about to be closed.
+        """
+    def on_invalidate(self, /, dbapi_connection: Any, connection_record: Any, exception: Any) -> None:
+        """
+        A connection is not usable any more.
+        """
+    def on_reset(self, /, dbapi_connection: Any, connection_record: Any, reset_state: Any) -> None:
+        """
+        A connection is about to be reset, before it goes back to its pool.
+        """
+    def on_transaction(self, /, session: Any, transaction: Any) -> None:
+        """
+        A session has begun a transaction, which has no connection yet.
+        """
+    def report(self, /, code: str, *, detail: str = "", connection: Any | None = None, age: SupportsFloat | SupportsIndex = 0.0, severity: str | None = None, here: str | None = None, owner: Owner | None = None) -> None:
+        """
+        Reports what was found in Python. `connection` is the driver's; `here` and `owner` are those of
+        whoever did it, where that is not the caller.
+        """
+    def scan(self, /) -> None:
+        """
+        Looks for leases that wait too long, without the GIL.
         """
 
 @final
@@ -383,6 +672,59 @@ class Override:
     def __repr__(self, /) -> str: ...
 
 @final
+class Owner:
+    """
+    A request, a task or a job: whoever leases belong to.
+    """
+    def __new__(cls, /, kind: str, name: str, *, id: str = "", parent: Owner | None = None) -> Owner: ...
+    def __repr__(self, /) -> str: ...
+    @property
+    def age(self, /) -> float:
+        """
+        Seconds since it began.
+        """
+    @property
+    def blocked(self, /) -> float:
+        """
+        Seconds for which its synchronous calls have blocked an event loop.
+        """
+    @property
+    def id(self, /) -> str:
+        """
+        What tells it from others of the same name; may be empty.
+        """
+    @property
+    def kind(self, /) -> str:
+        """
+        What it is: `"request"`, `"websocket"`, `"task"`, `"job"` or `"cli"`.
+        """
+    @property
+    def name(self, /) -> str:
+        """
+        Its name, such as a route. Can be set: a route is known late.
+        """
+    @name.setter
+    def name(self, /, name: str) -> None: ...
+    @property
+    def number(self, /) -> int:
+        """
+        Its number, which no other owner of this process has.
+        """
+    @property
+    def parent(self, /) -> Owner | None:
+        """
+        The owner that began it, or `None`.
+        """
+    @property
+    def phase(self, /) -> str:
+        """
+        How far it is: `"running"`, `"streaming"`, `"responded"` or `"ended"`. Can be set to a later
+        one; an earlier one is ignored.
+        """
+    @phase.setter
+    def phase(self, /, phase: str) -> None: ...
+
+@final
 class Pickups:
     """
     Tells the writer thread, when closed or dropped, that a loop has run the coroutines it woke.
@@ -507,6 +849,18 @@ class RetryPolicy:
         """
         The bound of a delay before jitter, in seconds.
         """
+
+@final
+class StatementHook:
+    """
+    The layer `"tracker"` of one dialect.
+    """
+    def __new__(cls, /, tracker: NativeTracker, *, is_async: bool, is_memory: bool, aborts: bool) -> StatementHook: ...
+    def do_commit(self, /, proceed: Any, *arguments) -> Any: ...
+    def do_execute(self, /, proceed: Any, cursor: Any, statement: Any, parameters: Any, context: Any) -> Any: ...
+    def do_execute_no_params(self, /, proceed: Any, cursor: Any, statement: Any, context: Any) -> Any: ...
+    def do_executemany(self, /, proceed: Any, cursor: Any, statement: Any, parameters: Any, context: Any) -> Any: ...
+    def do_rollback(self, /, proceed: Any, *arguments) -> Any: ...
 
 @final
 class Verdict:

@@ -51,7 +51,7 @@ class _Guarded:
     """Engines that get a new pool in a child, and the process for which they last did."""
 
 
-def guard_forks(target: Any, *, by: str = "watch") -> None:  # noqa: ANN401 - as `install`
+def guard_forks(target: Any, *, by: str = "watch") -> None:
     """Have no child of this process use or close a connection that this process has made.
 
     ``target``: an engine, an async engine, Flask-SQLAlchemy's extension object, or SQLAlchemy's
@@ -71,7 +71,7 @@ def guard_forks(target: Any, *, by: str = "watch") -> None:  # noqa: ANN401 - as
     _listen()
 
 
-def unguard_forks(target: Any, *, by: str = "watch") -> None:  # noqa: ANN401 - as `install`
+def unguard_forks(target: Any, *, by: str = "watch") -> None:
     """End the guard. Harmless if there is none."""
     if target is Pool:
         _Guarded.everything -= {by}
@@ -150,7 +150,7 @@ def _is_guarded(dialect: Dialect | None) -> bool:
     return bool(_Guarded.everything) or (dialect is not None and dialect in _Guarded.dialects)
 
 
-def _connect(dbapi_connection: object, record: Any) -> None:  # noqa: ANN401 - a pool's entry
+def _connect(dbapi_connection: object, record: Any) -> None:
     record.info[_PID] = os.getpid()
     _Guarded.records.add(record)
     owner = record.record_info.pop(_INHERITED, None)
@@ -158,7 +158,7 @@ def _connect(dbapi_connection: object, record: Any) -> None:  # noqa: ANN401 - a
         _report(owner, "was replaced", dbapi_connection)
 
 
-def _check_out(dbapi_connection: object, record: Any, proxy: Any) -> None:  # noqa: ANN401 - a pool's
+def _check_out(dbapi_connection: object, record: Any, proxy: Any) -> None:
     owner = record.info.get(_PID, _Guarded.listening)
     pool = proxy._pool  # noqa: SLF001 - nothing public tells
     if owner == os.getpid() or not _is_guarded(pool._dialect) or _is_in_memory(pool):  # noqa: SLF001

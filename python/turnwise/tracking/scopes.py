@@ -58,7 +58,7 @@ class _Scope:
         self._factory = factory
         self._session: Any = None
 
-    def _open(self, *, is_async: bool) -> Any:  # noqa: ANN401 - a session of either kind
+    def _open(self, *, is_async: bool) -> Any:
         if self._session is not None:
             raise TransactionNotOwnedError("a session_scope is entered once: make another one")
         session = self._factory()
@@ -213,7 +213,7 @@ def undisturbed() -> AbstractContextManager[object]:
     return nullcontext() if anyio is None else anyio.CancelScope(shield=True)
 
 
-def _require_new(session: Any) -> None:  # noqa: ANN401 - a session of any kind
+def _require_new(session: Any) -> None:
     """Refuse a session that somebody uses: it would be committed and closed under their feet."""
     is_open = getattr(session, "in_transaction", False)
     if is_open() if callable(is_open) else is_open:

@@ -42,9 +42,9 @@ class CancelledTooLateError(asyncio.CancelledError):
 async def to_thread(
     fn: Callable[..., T],
     /,
-    *args: Any,  # noqa: ANN401 - the function's own
+    *args: Any,
     session_factory: Callable[[], Any] | None = None,
-    **kwargs: Any,  # noqa: ANN401 - the function's own
+    **kwargs: Any,
 ) -> T:
     """Run a function that blocks in a thread, with the caller's context, and return its result.
 

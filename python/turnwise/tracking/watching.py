@@ -144,7 +144,9 @@ class _Watcher:
     def _run(self) -> None:
         self._stop = threading.Event()
         arguments = (self._stop,)
-        threading.Thread(target=self._watch, args=arguments, name="turnwise-watchdog", daemon=True).start()
+        threading.Thread(
+            target=self._watch, args=arguments, name="turnwise-watchdog", daemon=True
+        ).start()
 
     def _watch(self, stop: threading.Event) -> None:
         while not stop.wait(_TICK):
@@ -248,7 +250,9 @@ def watch(
     codes = set(enums()["FindingCode"])
     for code in ignore:
         if code not in codes:
-            raise InvalidSettingError(f"no finding has the code {code!r}; there are {sorted(codes)}")
+            raise InvalidSettingError(
+                f"no finding has the code {code!r}; there are {sorted(codes)}"
+            )
     settings = Settings(
         strict=strict,
         log=log,
