@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import threading
 from types import SimpleNamespace
 
@@ -96,6 +97,7 @@ def test_a_child_begins_anew_even_if_a_thread_was_counting():
     with blocking.BLOCKED._lock:
         pid = os.fork()
         if pid == 0:
+            signal.alarm(10)
             os._exit(len(blocked_by_route()))
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert "GET /before-the-fork" in blocked_by_route()
