@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
+
 from turnwise.errors import InvalidSettingError, UnsupportedServerError
 from turnwise.tracking.budget import check_budget
 from turnwise.tracking.watching import clear_findings, findings, unwatch, watch
