@@ -63,6 +63,13 @@ def added_and_committed_late(session, owner):
     session.commit()  # line: flushed late
 
 
+def read_added_and_committed_late(session, owner):
+    session.get(Item, 1)
+    session.add(Item(id=3, name="added"))
+    owner.phase = "responded"
+    session.commit()  # line: flushed by the commit
+
+
 def loaded_late(session, owner):
     item = session.get(Item, 1)
     owner.phase = "responded"
@@ -74,6 +81,8 @@ WRONG = {
     used_on: ("session-after-response", "warning", "used on"),
     committed_late: ("commit-after-response", "warning", "committed late"),
     added_and_committed_late: ("commit-after-response", "warning", "flushed late"),
+    # Its flush is no finding of its own.
+    read_added_and_committed_late: ("commit-after-response", "warning", "flushed by the commit"),
     loaded_late: ("lazy-load-after-response", "warning", "lazy"),
 }
 
