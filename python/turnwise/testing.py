@@ -1,7 +1,6 @@
 """For the test suites of applications: writers that never sleep, and faults on purpose.
 
-Both are context managers. For pytest, ``pytest_plugins = ["turnwise.pytest_plugin"]`` in the top
-``conftest.py`` makes ``rehearsal`` the fixture ``turnwise_rehearsal``.
+Both are context managers. For pytest, ``rehearsal`` is the fixture ``turnwise_rehearsal``.
 """
 
 from __future__ import annotations

@@ -17,15 +17,24 @@ TEXT = {".rs", ".py", ".pyi", ".c", ".h", ".md", ".toml", ".json", ".sh", ".yml"
 # `fastapi` of ours has theirs; the others import inside functions.
 THIRD_PARTY = {
     "tqdm": {"cli"},
-    "pytest": {"pytest_plugin"},
-    "sqlalchemy": {"sqlalchemy", "flask", "fastapi", "celery", "tracking"},
+    "pytest": {"pytest_plugin", "_findings_in_tests"},
+    "sqlalchemy": {"sqlalchemy", "flask", "fastapi", "celery", "tracking", "_shared_in_tests"},
     "celery": {"celery"},
-    "flask": {"flask"},
+    "flask": {"flask", "_shared_in_tests"},
     "flask_sqlalchemy": {"flask"},
     "fastapi": {"fastapi"},
     "starlette": {"fastapi"},
 }
-LOADED_BY_THEIR_USERS = {"pytest_plugin", "sqlalchemy", "flask", "fastapi", "celery", "tracking"}
+LOADED_BY_THEIR_USERS = {
+    "pytest_plugin",
+    "_findings_in_tests",
+    "_shared_in_tests",
+    "sqlalchemy",
+    "flask",
+    "fastapi",
+    "celery",
+    "tracking",
+}
 # Every type checker brings it along, and nothing else ever imports it.
 FOR_TYPE_CHECKERS = {"typing_extensions"}
 

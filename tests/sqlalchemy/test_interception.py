@@ -195,7 +195,7 @@ def test_the_same_name_replaces_and_unknown_names_are_refused(engine, passed):
     assert interception.layer_of(engine.dialect, "guard") is second
     select(engine)
     assert set(outside(passed)) == {"second"}
-    with pytest.raises(ValueError, match="tracker, journal, guard"):
+    with pytest.raises(ValueError, match="tracker, disconnects, journal, guard"):
         interception.add(engine.dialect, "guards", first)
     interception.remove(engine.dialect, "journal")
     interception.remove(engine.dialect, "guard")

@@ -2,7 +2,9 @@
 
 `demo` measures the story on this machine (`story`, `machine`), `write` loads CSV or JSON Lines into
 a database (`records` reads, `loader` writes, `ledger` knows which line has which outcome).
-`explain` says what an error means (`codes` finds it in a text).
+`explain` says what an error means (`codes` finds it in a text). `top` shows a server's sessions
+(`top_rows` which, `top_picture` how, `top_screen` has the terminal) and joins them with what
+processes report (`top_reports`).
 
 Exit status of `demo` and `write`: 0 all landed, 1 some did not; of every command: 2 could not run
 or was stopped.
@@ -42,6 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 from turnwise.cli.explain import explain
 
                 return explain(arguments)
+            if arguments.command == "top":
+                from turnwise.cli.top import top
+
+                return top(arguments)
             from turnwise.cli.write import write
 
             return write(arguments)

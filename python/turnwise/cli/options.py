@@ -54,6 +54,21 @@ examples:
 
 exit status: 0 it is in the table, 1 it is not, 2 there is no code or known message in the text"""
 
+TOP_HELP = """\
+Shows the sessions of a PostgreSQL, MariaDB or MySQL server: state, age, who blocks whom. Processes
+of this machine and user that call turnwise.watch(serve=True) add the request or task that
+holds a session, and the line of code."""
+
+TOP_EXAMPLES = """\
+examples:
+  turnwise top postgresql+psycopg://app@db.example/shop
+  turnwise top mysql+pymysql://app@db.example/shop --sort age --interval 5
+  turnwise top postgresql://app@db.example/shop --once --json | jq '.sessions[0]'
+
+keys: q ends it, s sorts otherwise, a shows idle sessions too
+
+exit status: 0 ended by q or Ctrl-C, or printed once; 2 could not run or was stopped"""
+
 MOST_WORKERS = 1_000
 """Threads; far more than a disk can be kept busy with."""
 
@@ -96,6 +111,14 @@ def positive_seconds(text: str) -> float:
         value = 0.0
     if not 0 < value <= 86_400:
         raise argparse.ArgumentTypeError(f"must be seconds above 0 and at most 86400, not {text!r}")
+    return value
+
+
+def interval(text: str) -> float:
+    """Seconds between two looks at a server, whose lock manager each look stops for a moment."""
+    value = positive_seconds(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1 second, not {text!r}")
     return value
 
 
@@ -144,6 +167,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
             command.error(f"no such option: {text}{_hint(command, text)}")
     if arguments.command == "demo" and arguments.processes > arguments.workers:
         command.error(f"--processes {arguments.processes}: there are {arguments.workers} threads")
+    if arguments.command == "top" and arguments.json and not arguments.once:
+        command.error("--json needs --once")
     if unknown:
         command.error(f"one argument too many: {unknown[0]}")
     return arguments
@@ -198,7 +223,47 @@ def _parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
     )
+    _add_top(
+        commands.add_parser(
+            "top",
+            help="watch a server's sessions and who holds them",
+            description=TOP_HELP,
+            epilog=TOP_EXAMPLES,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+    )
     return root
+
+
+def _add_top(top: argparse.ArgumentParser) -> None:
+    top.set_defaults(parser=top)
+    top.add_argument("url", metavar="URL", help="the server, as SQLAlchemy writes it")
+    top.add_argument(
+        "--interval",
+        type=interval,
+        default=1.0,
+        metavar="SECONDS",
+        help="time between two looks, 1 or more (default 1)",
+    )
+    top.add_argument("--once", action="store_true", help="print once and end")
+    top.add_argument("--json", action="store_true", help="with --once: print JSON")
+    top.add_argument(
+        "--sort",
+        choices=["blocked", "age", "state"],
+        default="blocked",
+        help="blocked (default): those that block others first, the waiting ones below them; age: "
+        "longest transaction first; state",
+    )
+    top.add_argument(
+        "--all", action="store_true", help="idle sessions and the server's own processes too"
+    )
+    top.add_argument(
+        "--socket-dir",
+        metavar="DIR",
+        help="where processes serve their reports (default: turnwise in XDG_RUNTIME_DIR, else "
+        "turnwise-UID in the temporary folder)",
+    )
 
 
 def _add_explain(explain: argparse.ArgumentParser) -> None:

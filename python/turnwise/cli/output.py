@@ -1,6 +1,6 @@
 """What the commands print: results on standard output, everything else on standard error.
 
-No colours.
+No colours, but in the live view of `top`.
 """
 
 from __future__ import annotations

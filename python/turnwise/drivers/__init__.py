@@ -15,7 +15,7 @@ from turnwise.drivers.reading import Reading
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["Reading", "read"]
+__all__ = ["Reading", "dialect_of", "read"]
 
 _DIALECTS = {
     "sqlite3": "sqlite",
@@ -52,6 +52,15 @@ def read(error: BaseException) -> Reading | None:
             return mysql.read(error, module=root)
     if isinstance(error, OSError):
         return _read_of_system(error)
+    return None
+
+
+def dialect_of(connection: object) -> str | None:
+    """What a driver's connection speaks, its own or as SQLAlchemy adapts it; MariaDB is `mysql`."""
+    for cls in type(connection).__mro__:
+        dialect = _DIALECTS.get(_root(cls.__module__ or ""))
+        if dialect is not None:
+            return "mysql" if dialect == "mariadb" else dialect
     return None
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     Function = Callable[..., Any]
 
-ORDER = ("tracker", "journal", "guard", "sqlite_turns", "sorting")
+ORDER = ("tracker", "disconnects", "journal", "guard", "sqlite_turns", "sorting")
 """The names of the layers, the outermost first."""
 
 METHODS = (

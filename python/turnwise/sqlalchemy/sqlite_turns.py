@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from sqlalchemy.pool.base import _AdhocProxiedConnection  # For SQLAlchemy's own first questions.
 
 from turnwise.errors import InvalidSettingError, LockTimeoutError
+from turnwise.sqlalchemy import dialect_events
 from turnwise.sqlalchemy.driver_connections import driver_of
 from turnwise.sqlalchemy.sqlite_connection import FileConnection
 from turnwise.sqlalchemy.sqlite_files import FileStats, file_at, is_alone
@@ -22,7 +23,7 @@ from turnwise.sqlalchemy.waiting import Blocking, Suspending
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sqlalchemy.engine import Dialect, Engine, ExceptionContext
+    from sqlalchemy.engine import Engine, ExceptionContext
     from sqlalchemy.engine.url import URL
 
     from turnwise.sqlalchemy.waiting import Waiting
@@ -98,8 +99,8 @@ class SQLiteTurns:
             if self._keeps_connections:
                 event.remove(engine, "handle_error", _keep_connection)
                 # The flag costs something with every statement, and stays when listeners go.
-                if not self._had_events and not _listens(engine.dialect):
-                    vars(engine.dialect).pop("_has_events", None)
+                if not self._had_events:
+                    dialect_events.lower_flag(engine.dialect)
         for known in list(self._connections):
             known.leave()
             known.info.pop(_KEY, None)
@@ -321,14 +322,6 @@ def _keep_connection(context: ExceptionContext) -> None:
     """
     if isinstance(context.original_exception, LockTimeoutError):
         context.is_disconnect = False
-
-
-def _listens(dialect: Dialect) -> bool:
-    """Whether anybody listens to the events of a dialect."""
-    from sqlalchemy.engine.events import DialectEvents
-
-    names = [name for name in vars(DialectEvents) if not name.startswith("_")]
-    return any(list(getattr(dialect.dispatch, name, ())) for name in names)
 
 
 def _driver_parts(connection: Any, *, is_async: bool) -> tuple[sqlite3.Connection, Waiting]:

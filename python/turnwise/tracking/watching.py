@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -9,11 +10,14 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from sqlalchemy.pool import Pool
+
 from turnwise._native import Finding, Lease, NativeTracker
 from turnwise.errors import FindingError, InvalidSettingError
 from turnwise.sqlalchemy.pool_waits import Waits
 from turnwise.sqlalchemy.tracker import Hooks
-from turnwise.tracking import owners, places
+from turnwise.tracking import owners, places, reporting_socket
+from turnwise.tracking.forks import guard_forks, unguard_forks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -29,6 +33,8 @@ _LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ER
 
 # How often the watchdog looks, in seconds.
 _TICK = 0.25
+# Findings that `turnwise top` is told.
+_REPORTED = 50
 
 
 class Settings(NamedTuple):
@@ -44,6 +50,7 @@ class Settings(NamedTuple):
     sites: str = "checkout"
     ignore: frozenset[str] = frozenset()
     dump_signal: int | None = None
+    serve: bool = False
 
 
 class Leases(tuple[Lease, ...]):
@@ -100,6 +107,9 @@ class _Watcher:
             self.settings = settings
             self.hooks.add(engine)
             self.waits.add()
+            guard_forks(Pool if engine is None else engine)
+            if settings.serve:
+                reporting_socket.serve(self._document)
             if self._stop is None:
                 self._run()
             if settings.dump_signal is not None:
@@ -108,8 +118,11 @@ class _Watcher:
     def stop(self, engine: Engine | None) -> None:
         with self._changing:
             self.hooks.remove(engine)
+            unguard_forks(Pool if engine is None else engine)
             if self.hooks.on:
                 return
+            unguard_forks(Pool)
+            reporting_socket.stop()
             self.waits.remove()
             if self._stop is not None:
                 self._stop.set()
@@ -119,6 +132,14 @@ class _Watcher:
                     signal.signal(number, before)
             self._handlers.clear()
             self.settings = Settings()
+
+    def _document(self) -> str:
+        """What `turnwise top` reads."""
+        newest = ", ".join(finding.json() for finding in findings()[-_REPORTED:])
+        return (
+            f'{{"version": 1, "pid": {os.getpid()}, "argv0": {json.dumps(sys.argv[0])}, '
+            f'"leases": {leases().json()}, "findings": [{newest}]}}'
+        )
 
     def _run(self) -> None:
         self._stop = threading.Event()
@@ -193,6 +214,7 @@ def watch(
     sites: str = "checkout",
     ignore: Collection[str] = (),
     dump_signal: int | None = None,
+    serve: bool = False,
 ) -> None:
     """Know who holds sessions: of one engine, or of all that there are and will be.
 
@@ -214,6 +236,7 @@ def watch(
         ignore: Codes of findings that are not wanted.
         dump_signal: A signal that prints the leases to stderr, and then does what it did before.
             Only from the main thread.
+        serve: Tell ``turnwise top`` of this user what is known, on a Unix socket.
 
     Raises:
         InvalidSettingError: a setting is out of range, or no finding has an ignored code.
@@ -237,6 +260,7 @@ def watch(
         sites=sites,
         ignore=frozenset(ignore),
         dump_signal=dump_signal,
+        serve=serve,
     )
     try:
         _watcher.start(_sync(engine), settings)

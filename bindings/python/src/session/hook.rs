@@ -5,7 +5,9 @@ use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
 use turnwise::session::{FindingCode, LeaseId, Outcome, Severity, Use, Wrong, may_write};
 
-use super::tracker::{Circumstance, NativeTracker, thread};
+use super::here::thread;
+use super::tracker::NativeTracker;
+use super::wrong::Circumstance;
 use super::{now_ns, seconds};
 
 /// The layer `"tracker"` of one dialect.

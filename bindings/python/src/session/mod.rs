@@ -1,12 +1,16 @@
 //! The session tracker: what SQLAlchemy calls, and what it has found.
 
+mod connections;
 mod finding;
+mod here;
 mod hook;
 mod lease;
 mod mark;
 mod owner;
+mod reports;
 mod texts;
 mod tracker;
+mod wrong;
 
 pub(crate) use finding::Finding;
 pub(crate) use hook::StatementHook;

@@ -1,72 +1,43 @@
 //! What SQLAlchemy's pools and sessions call when something happens.
 
-use std::cell::Cell;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
 
 use pyo3::exceptions::PyValueError;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList};
-use turnwise::session::{
-    FindingCode, Journal, LeaseId, Limits, Opening, OwnerFacts, Phase, Severity, Tracker, Use,
-    Wrong,
-};
+use turnwise::session::{FindingCode, LeaseId, Limits, Opening, Phase, Severity, Tracker, Wrong};
 
+use super::connections::Connections;
 use super::finding::Finding;
+use super::here::Loops;
 use super::lease::Lease;
 use super::mark::SessionMark;
 use super::owner::Owner;
+use super::reports::Reports;
 use super::texts::Texts;
+use super::wrong::Circumstance;
 use super::{hook, now_ns};
-use crate::lock::lock;
-
-/// What is known of a connection for as long as it is open.
-struct Connected {
-    record: usize,
-    pool: Arc<str>,
-    backend_pid: i64,
-    lease: Option<LeaseId>,
-}
 
 /// Slots for the leases of this process, and the listeners that fill them.
 #[pyclass(frozen, module = "turnwise._native")]
 pub(crate) struct NativeTracker {
     pub(super) leases: Tracker,
     pub(super) texts: Texts,
-    /// By the address of the driver's connection. Touched with the GIL held alone.
-    connections: Mutex<HashMap<usize, Connected>>,
-    journal: Mutex<Journal>,
+    connections: Connections,
+    pub(super) reports: Reports,
+    loops: Loops,
     /// When the watchdog last looked: precise enough for seconds, and free.
     tick_ns: AtomicU64,
     /// `() -> Owner | None`: that of the context.
     owner: Py<PyAny>,
     /// `(dbapi_connection, record, fairy) -> (pool, backend pid)`, at the first checkout.
     adopt: Py<PyAny>,
-    /// `(finding, reported)`: tells it; raises in strict mode.
-    sink: Py<PyAny>,
-    running_loop: OnceLock<Py<PyAny>>,
     /// `() -> str`: what of SQLAlchemy runs a statement.
-    circumstance: Py<PyAny>,
+    pub(super) circumstance: Py<PyAny>,
     each_site: AtomicBool,
     strict: AtomicBool,
-}
-
-thread_local! {
-    static THREAD: Cell<u64> = const { Cell::new(0) };
-}
-
-/// `threading.get_ident()`.
-pub(super) fn thread(py: Python<'_>) -> u64 {
-    let known = THREAD.get();
-    if known != 0 {
-        return known;
-    }
-    let ident = || py.import("_thread")?.call_method0("get_ident")?.extract::<u64>();
-    let ident = ident().unwrap_or(1);
-    THREAD.set(ident);
-    ident
 }
 
 impl NativeTracker {
@@ -74,7 +45,7 @@ impl NativeTracker {
         self.tick_ns.load(Ordering::Relaxed)
     }
 
-    fn now(&self) -> u64 {
+    pub(super) fn now(&self) -> u64 {
         let now = now_ns();
         self.tick_ns.fetch_max(now, Ordering::Relaxed);
         now
@@ -86,127 +57,27 @@ impl NativeTracker {
     }
 
     pub(super) fn lease_at(&self, connection: usize) -> Option<LeaseId> {
-        lock(&self.connections).get(&connection)?.lease
+        self.connections.lease_at(connection)
     }
 
-    /// Whether an event loop runs in this thread.
     pub(super) fn on_loop(&self, py: Python<'_>) -> bool {
-        let running = if let Some(running) = self.running_loop.get() {
-            running
-        } else {
-            let find = || -> PyResult<Option<Py<PyAny>>> {
-                let modules = py.import("sys")?.getattr("modules")?.cast_into::<PyDict>()?;
-                let Some(asyncio) = modules.get_item("asyncio")? else { return Ok(None) };
-                // While it is being imported it may not have it yet.
-                Ok(asyncio.getattr("_get_running_loop").ok().map(Bound::unbind))
-            };
-            let Ok(Some(found)) = find() else { return false };
-            self.running_loop.get_or_init(|| found)
-        };
-        running.call0(py).is_ok_and(|running| !running.is_none(py))
+        self.loops.on_loop(py)
     }
 
     pub(super) fn site_of_statement(&self, py: Python<'_>) -> u64 {
         if self.each_site.load(Ordering::Relaxed) { self.texts.site(py) } else { 0 }
     }
 
-    /// Reports what is wrong with a use that has not begun. `Err`: it must not begin.
-    pub(super) fn found(
-        &self,
-        py: Python<'_>,
-        id: Option<LeaseId>,
-        wrong: Wrong,
-        detail: String,
-        r#use: Option<&Use<'_>>,
-    ) -> PyResult<()> {
-        self.found_for(py, id, wrong, (0, detail), r#use)
-    }
-
-    /// As `found`, for something that has taken so many nanoseconds; 0: as long as the code says.
-    pub(super) fn found_for(
-        &self,
-        py: Python<'_>,
-        id: Option<LeaseId>,
-        wrong: Wrong,
-        (age_ns, detail): (u64, String),
-        r#use: Option<&Use<'_>>,
-    ) -> PyResult<()> {
-        let now = self.now();
-        let texts = self.texts.with(py);
-        let mut finding = self.leases.finding(id, (wrong.code, wrong.severity), now, &texts);
-        finding.detail = detail;
-        if age_ns > 0 {
-            finding.age_ns = age_ns;
-        }
-        // The garbage collector runs anywhere.
-        if wrong.code != FindingCode::GcReturned {
-            finding.site = texts_site(&texts, self.texts.site(py));
-        }
-        let by = r#use.map(|r#use| r#use.owner.map(|owner| owner.facts(now)));
-        if let Some(lease) = &mut finding.lease
-            && let Some(r#use) = r#use
-        {
-            if r#use.statement != 0 {
-                lease.statement = turnwise::session::Texts::statement(&texts, r#use.statement);
-            }
-            lease.thread = r#use.thread;
-        }
-        finding.by =
-            by.flatten().or_else(|| self.owner(py).map(|owner| owner.get().inner.facts(now)));
-        self.tell(py, finding)
-    }
-
-    pub(super) fn tell(
-        &self,
-        py: Python<'_>,
-        mut inner: turnwise::session::Finding,
-    ) -> PyResult<()> {
-        let owner = inner.lease.as_ref().and_then(|lease| lease.owner.as_ref());
-        let is_same = |by: &OwnerFacts| owner.is_some_and(|owner| owner.number == by.number);
-        inner.by = inner.by.filter(|by| !is_same(by));
-        let at = inner.at_ns;
-        let noted = lock(&self.journal).note(inner.clone(), at);
-        let repeats = noted.reported.unwrap_or_default();
-        let finding = Finding { inner, number: noted.number, repeats };
-        self.sink.call1(py, (finding, noted.reported.is_some()))?;
-        Ok(())
-    }
-
     fn close(&self, py: Python<'_>, id: LeaseId) {
         let now = self.now();
-        let texts = self.texts.with(py);
-        let closed = self.leases.close(id, now, &texts);
-        if let Some((closed, facts)) =
-            closed.and_then(|closed| closed.facts.clone().map(|facts| (closed, facts)))
-        {
-            for code in closed.codes {
-                let finding = turnwise::session::Finding {
-                    code,
-                    severity: Severity::Info,
-                    at_ns: now,
-                    age_ns: facts.age_ns,
-                    lease: Some(facts.clone()),
-                    by: None,
-                    site: String::new(),
-                    detail: "given back after all".into(),
-                };
-                // An exception here would make SQLAlchemy throw the connection away.
-                drop(self.tell(py, finding));
-            }
+        let closed = self.leases.close(id, now, &self.texts.with(py));
+        if let Some(closed) = closed {
+            self.reports.tell_closed(py, closed, now);
         }
-    }
-
-    fn take_lease(&self, connection: usize, forget: bool) -> Option<LeaseId> {
-        let mut connections = lock(&self.connections);
-        let lease = connections.get_mut(&connection)?.lease.take();
-        if forget {
-            connections.remove(&connection);
-        }
-        lease
     }
 }
 
-fn texts_site(texts: &impl turnwise::session::Texts, site: u64) -> String {
+pub(super) fn site_text(texts: &impl turnwise::session::Texts, site: u64) -> String {
     if site == 0 { String::new() } else { texts.site(site) }
 }
 
@@ -237,13 +108,12 @@ impl NativeTracker {
         Ok(Self {
             leases: Tracker::new(Limits::default()),
             texts: Texts::new(py, places)?,
-            connections: Mutex::default(),
-            journal: Mutex::default(),
+            connections: Connections::default(),
+            reports: Reports::new(watcher.getattr("tell")?.unbind()),
+            loops: Loops::default(),
             tick_ns: AtomicU64::new(now_ns()),
             owner,
             adopt: watcher.getattr("adopt")?.unbind(),
-            sink: watcher.getattr("tell")?.unbind(),
-            running_loop: OnceLock::new(),
             circumstance,
             each_site: AtomicBool::new(false),
             strict: AtomicBool::new(false),
@@ -282,11 +152,7 @@ impl NativeTracker {
         connection_proxy: &Bound<'_, PyAny>,
     ) {
         let (key, record) = (address(dbapi_connection), address(connection_record));
-        let known = lock(&self.connections)
-            .get(&key)
-            .filter(|connected| connected.record == record)
-            .map(|connected| (Arc::clone(&connected.pool), connected.backend_pid, connected.lease));
-        let (pool, backend_pid, before) = if let Some(known) = known {
+        let (pool, backend_pid, before) = if let Some(known) = self.connections.known(key, record) {
             known
         } else {
             let told = self
@@ -296,8 +162,7 @@ impl NativeTracker {
             // Not one that is watched.
             let Ok(Some((pool, backend_pid))) = told else { return };
             let pool: Arc<str> = pool.into();
-            let new = Connected { record, pool: Arc::clone(&pool), backend_pid, lease: None };
-            lock(&self.connections).insert(key, new);
+            self.connections.add(key, record, Arc::clone(&pool), backend_pid);
             (pool, backend_pid, None)
         };
         if let Some(before) = before {
@@ -306,10 +171,7 @@ impl NativeTracker {
         let owner = self.owner(py).map(|owner| Arc::clone(&owner.get().inner));
         let site = self.texts.site(py);
         let opening = Opening { pool, backend_pid, owner, site, autocommit: false };
-        let lease = self.leases.open(opening, self.now());
-        if let Some(connected) = lock(&self.connections).get_mut(&key) {
-            connected.lease = lease;
-        }
+        self.connections.lend(key, self.leases.open(opening, self.now()));
     }
 
     /// A connection is about to be reset, before it goes back to its pool.
@@ -341,7 +203,7 @@ impl NativeTracker {
         connection_record: &Bound<'_, PyAny>,
     ) {
         let _ = connection_record;
-        let Some(id) = self.take_lease(address(dbapi_connection), false) else { return };
+        let Some(id) = self.connections.give_back(address(dbapi_connection)) else { return };
         if hook::is_in_transaction(dbapi_connection).unwrap_or_default() {
             let wrong = Wrong { code: FindingCode::DirtyReturn, severity: Severity::Warning };
             drop(self.found(py, Some(id), wrong, String::new(), None));
@@ -357,7 +219,7 @@ impl NativeTracker {
         connection_record: &Bound<'_, PyAny>,
     ) {
         let _ = connection_record;
-        if let Some(id) = self.take_lease(address(dbapi_connection), true) {
+        if let Some(id) = self.connections.remove(address(dbapi_connection)) {
             self.close(py, id);
         }
     }
@@ -427,13 +289,13 @@ impl NativeTracker {
                 let texts = self.texts.with(py);
                 self.leases.finding(Some(id), (code, code.severity()), now, &texts)
             };
-            drop(self.tell(py, finding));
+            drop(self.reports.tell(py, finding));
         }
     }
 
     /// The application's line that runs now; empty where there is none.
     fn here(&self, py: Python<'_>) -> String {
-        texts_site(&self.texts.with(py), self.texts.site(py))
+        site_text(&self.texts.with(py), self.texts.site(py))
     }
 
     /// Reports what was found in Python. `connection` is the driver's; `here` and `owner` are those of
@@ -465,14 +327,14 @@ impl NativeTracker {
         let mut finding = {
             let texts = self.texts.with(py);
             let mut finding = self.leases.finding(id, (known, severity), now, &texts);
-            finding.site = here.unwrap_or_else(|| texts_site(&texts, self.texts.site(py)));
+            finding.site = here.unwrap_or_else(|| site_text(&texts, self.texts.site(py)));
             finding
         };
         detail.clone_into(&mut finding.detail);
         finding.age_ns = limit("age", age)?;
         let facts = |owner: &Bound<'_, Owner>| owner.get().inner.facts(now);
         finding.by = owner.map(facts).or_else(|| self.owner(py).as_ref().map(facts));
-        self.tell(py, finding)
+        self.reports.tell(py, finding)
     }
 
     /// Every lease that is out, the oldest first.
@@ -483,37 +345,25 @@ impl NativeTracker {
     }
 
     /// The newest findings, the oldest of them first.
-    fn findings(&self, py: Python<'_>) -> PyResult<Py<PyList>> {
-        let list = PyList::empty(py);
-        let newest: Vec<_> = {
-            let journal = lock(&self.journal);
-            journal.newest().map(|kept| (kept.noted.number, kept.finding.clone())).collect()
-        };
-        for (number, inner) in newest {
-            list.append(Py::new(py, Finding { inner, number, repeats: 0 })?)?;
-        }
-        Ok(list.unbind())
+    fn findings(&self) -> Vec<Finding> {
+        self.reports.newest()
     }
 
     /// How often each code was found since the start.
     fn counts(&self) -> HashMap<&'static str, u64> {
-        let journal = lock(&self.journal);
-        journal.counts().map(|(code, count)| (code.name(), count)).collect()
+        self.reports.counts()
     }
 
     /// Forgets the findings, and what was reported.
     fn clear(&self) {
-        lock(&self.journal).clear();
+        self.reports.clear();
     }
 
     /// Forgets every connection: they are another process's, or nobody listens any more.
     fn forget(&self, py: Python<'_>) {
-        let known: Vec<_> = lock(&self.connections).drain().collect();
         let texts = self.texts.with(py);
-        for (_, connected) in known {
-            if let Some(id) = connected.lease {
-                drop(self.leases.close(id, self.tick(), &texts));
-            }
+        for id in self.connections.clear() {
+            drop(self.leases.close(id, self.tick(), &texts));
         }
     }
 }
@@ -533,21 +383,4 @@ impl NativeTracker {
     pub(super) fn is_strict(&self) -> bool {
         self.strict.load(Ordering::Relaxed)
     }
-
-    pub(super) fn circumstance(&self, py: Python<'_>) -> Circumstance {
-        let told = self.circumstance.call0(py).and_then(|told| told.extract::<String>(py));
-        match told.as_deref() {
-            Ok("commit") => Circumstance::Commit,
-            Ok("lazy load") => Circumstance::LazyLoad,
-            _ => Circumstance::Other,
-        }
-    }
-}
-
-/// What of SQLAlchemy runs a statement.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Circumstance {
-    Commit,
-    LazyLoad,
-    Other,
 }
