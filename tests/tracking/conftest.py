@@ -15,8 +15,9 @@ from sightings import Onlooker
 # Fixtures.
 __all__ = ["mariadb", "mariadb_database", "postgresql", "postgresql_database", "redis"]
 
-ONCE = ("test_fastapi",)
-"""Modules that `make test` runs with one version of SQLAlchemy: their processes take their time."""
+ONCE = ("test_fastapi", "test_celery", "test_asgi", "test_wsgi")
+"""Modules that `make test` runs with one version of SQLAlchemy: their processes take their time, or
+they have nothing to do with it."""
 
 
 def pytest_report_header() -> str:

@@ -127,8 +127,7 @@ def test_what_outlives_its_owner_is_named(url, watch):
 
     watch(grace=0.05)
     use(url, outlive)
-    # A task or job that leaves a session open may also be told so at its end.
-    assert set(alarms()) <= {"held-past-owner", "session-left-open"}
+    assert alarms() == ["held-past-owner"]
     finding = only("held-past-owner")
     assert (finding.severity, finding.exact) == ("error", True)
     assert (finding.owner_kind, finding.owner_name, finding.phase) == ("job", "wrong", "ended")
