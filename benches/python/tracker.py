@@ -12,7 +12,7 @@ import statistics
 import sys
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Engine, event, text
 from sqlalchemy.orm import Session
@@ -39,15 +39,17 @@ def nothing(*arguments: object) -> None:
 class Through:
     """A layer that does nothing."""
 
-    def do_execute(self, proceed, cursor, statement, parameters, context) -> object:
+    def do_execute(
+        self, proceed: Any, cursor: Any, statement: Any, parameters: Any, context: Any
+    ) -> object:
         """Execute."""
         return proceed(cursor, statement, parameters, context)
 
-    def do_commit(self, proceed, connection) -> object:
+    def do_commit(self, proceed: Any, connection: Any) -> object:
         """Commit."""
         return proceed(connection)
 
-    def do_rollback(self, proceed, connection) -> object:
+    def do_rollback(self, proceed: Any, connection: Any) -> object:
         """Roll back."""
         return proceed(connection)
 

@@ -12,8 +12,8 @@ from turnwise.tracking.watching import clear_findings, findings, unwatch, watch
 
 
 @pytest.fixture
-def engine(postgresql):
-    engine = create_engine(postgresql, pool_size=5, max_overflow=10)
+def engine(postgresql_database):
+    engine = create_engine(postgresql_database.url("psycopg2"), pool_size=5, max_overflow=10)
     yield engine
     engine.dispose()
 
@@ -57,8 +57,8 @@ def test_too_many_workers_are_found_with_a_size_that_fits(engine) -> None:
         unwatch()
 
 
-def test_a_pool_without_a_limit_never_fits(postgresql) -> None:
-    engine = create_engine(postgresql, poolclass=NullPool)
+def test_a_pool_without_a_limit_never_fits(postgresql_database) -> None:
+    engine = create_engine(postgresql_database.url("psycopg2"), poolclass=NullPool)
     assert check_budget(engine, workers=1).wanted == -1
     assert not check_budget(engine, workers=1).fits
 

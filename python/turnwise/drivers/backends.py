@@ -16,7 +16,7 @@ _WAYS: tuple[Callable[[Any], object], ...] = (
 
 
 def backend_pid(connection: object) -> int:
-    """The server's number of a driver's connection; 0 where the driver does not tell, as SQLite's."""
+    """The server's number of a driver's connection; 0 where the driver does not tell."""
     for ask in _WAYS:
         try:
             number = ask(connection)

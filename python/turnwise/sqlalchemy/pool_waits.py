@@ -48,13 +48,13 @@ class Waits:
                     return inner(self_)
 
                 self._outer = connect
-                Pool.connect = connect  # type: ignore[method-assign]
+                Pool.connect = connect  # type: ignore[assignment, method-assign]
 
     def remove(self) -> None:
-        """Put ``Pool.connect`` back; inside somebody else's wrapper ours stays, and reports nothing."""
+        """Put ``Pool.connect`` back; inside somebody else's wrapper ours stays."""
         with self._changing:
             if self._outer is not None and self._inner is not None and Pool.connect is self._outer:
-                Pool.connect = self._inner  # type: ignore[method-assign]
+                Pool.connect = self._inner  # type: ignore[assignment, method-assign]
                 self._outer = self._inner = None
             self._waiting.clear()
 

@@ -26,7 +26,7 @@ class Hooks:
 
     def __init__(self, tracker: NativeTracker) -> None:
         self._tracker = tracker
-        # SQLAlchemy knows a listener again by its identity, and a bound method is a new object each time.
+        # SQLAlchemy knows a listener by its identity, and a bound method is a new object each time.
         self._of_session: tuple[tuple[str, Any], ...] = (
             ("after_transaction_create", tracker.on_transaction),
             ("after_begin", tracker.on_after_begin),
@@ -49,38 +49,41 @@ class Hooks:
         """Whether anything is listened to."""
         return self._everywhere or bool(self._engines)
 
-    def add(self, engine: Engine | None) -> None:
-        """Listen to an engine, or to everything. Twice is as good as once."""
+    def add(self, engine: Engine | None) -> list[Engine]:
+        """Listen to an engine, or to everything; engines that are no more listened to by themselves.
+
+        Twice is as good as once.
+        """
         with self._changing:
             if self._everywhere or (engine is not None and engine in self._engines):
-                return
+                return []
             if not self.on:
                 for name, listener in self._of_session:
                     event.listen(Session, name, listener)
             if engine is not None:
                 self._engines.add(engine)
                 self._listen(engine)
-                return
-            for known in list(self._engines):
+                return []
+            left = list(self._engines)
+            for known in left:
                 self._leave(known)
             self._engines.clear()
             self._everywhere = True
             self._listen(Pool)
+            return left
 
-    def remove(self, engine: Engine | None = None) -> None:
-        """Listen to an engine no more, or to nothing any more."""
+    def remove(self, engine: Engine | None = None) -> list[Engine | type[Pool]]:
+        """Listen to an engine no more, or to nothing any more; what was listened to until now."""
         with self._changing:
-            if engine is not None and not self._everywhere:
-                if engine in self._engines:
-                    self._engines.discard(engine)
-                    self._leave(engine)
-            else:
-                for known in list(self._engines):
-                    self._leave(known)
-                self._engines.clear()
-                if self._everywhere:
-                    self._leave(Pool)
-                self._everywhere = False
+            left: list[Engine | type[Pool]] = [
+                known for known in self._engines if engine in (None, known)
+            ]
+            if self._everywhere:
+                left = [Pool]
+            for target in left:
+                self._leave(target)
+            self._everywhere = False
+            self._engines -= set(left)
             if not self.on:
                 for name, listener in self._of_session:
                     if event.contains(Session, name, listener):
@@ -89,6 +92,7 @@ class Hooks:
                     interception.remove(dialect, _LAYER)
                 self._dialects.clear()
                 self._tracker.forget()
+            return left
 
     def _listen(self, target: Engine | type[Pool]) -> None:
         for name, listener in self._of_pool:
@@ -100,7 +104,7 @@ class Hooks:
                 event.remove(target, name, listener)
 
     def adopt(self, connection: Any, record: Any, fairy: Any) -> tuple[str, int] | None:
-        """The name of a new connection's pool, and the server's number; the dialect gets its layer."""
+        """A new connection's pool, and the server's number; the dialect gets its layer."""
         pool = fairy._pool  # noqa: SLF001 - the proxy has no other way to its pool
         dialect = pool._dialect  # noqa: SLF001 - nor a pool to its dialect
         if not isinstance(dialect, DefaultDialect):

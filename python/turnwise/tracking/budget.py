@@ -25,7 +25,7 @@ class ConnectionBudget(NamedTuple):
     available: int
     """Of the server, without those reserved for superusers."""
     pool_size: int
-    """What ``pool_size + max_overflow`` of each engine may be at most, for all to fit; at least 1."""
+    """What ``pool_size + max_overflow`` of each engine may be, for all to fit; at least 1."""
 
     @property
     def fits(self) -> bool:
@@ -45,7 +45,7 @@ def check_budget(
         engine: An engine of one worker; the server is asked through it.
         others: The other engines that each worker has on the same server.
         workers: How many processes have such engines.
-        deploys: How many generations of them run at a time: 2 while workers are replaced one by one.
+        deploys: How many generations of them run at once: 2 where workers are replaced one by one.
 
     Raises:
         InvalidSettingError: ``workers`` or ``deploys`` is below 1.

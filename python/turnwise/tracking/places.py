@@ -72,7 +72,7 @@ def waiting_frame() -> FrameType | None:
 
 
 def circumstance() -> str:
-    """What of SQLAlchemy runs a statement here: ``"commit"``, ``"lazy load"`` or nothing that is named."""
+    """What of SQLAlchemy runs a statement here: ``"commit"``, ``"lazy load"`` or ``""``."""
     frame: FrameType | None = sys._getframe(0)  # noqa: SLF001 - what traceback and logging use
     for _ in range(_DEEPEST):
         if frame is None:

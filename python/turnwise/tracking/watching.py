@@ -105,7 +105,8 @@ class _Watcher:
                 strict=bool(settings.strict),
             )
             self.settings = settings
-            self.hooks.add(engine)
+            for left in self.hooks.add(engine):
+                unguard_forks(left)
             self.waits.add()
             guard_forks(Pool if engine is None else engine)
             if settings.serve:
@@ -117,11 +118,10 @@ class _Watcher:
 
     def stop(self, engine: Engine | None) -> None:
         with self._changing:
-            self.hooks.remove(engine)
-            unguard_forks(Pool if engine is None else engine)
+            for target in self.hooks.remove(engine):
+                unguard_forks(target)
             if self.hooks.on:
                 return
-            unguard_forks(Pool)
             reporting_socket.stop()
             self.waits.remove()
             if self._stop is not None:
@@ -175,7 +175,7 @@ class _Watcher:
         for subscription in self.subscriptions:
             try:
                 subscription.hook(finding)
-            except Exception:  # a hook must not break the application
+            except Exception:  # noqa: BLE001 - a hook must not break the application
                 _LOG.exception("a hook of on_finding failed")
         if settings.log and reported:
             again = f" (and {finding.repeats} more since)" if finding.repeats else ""
@@ -322,7 +322,7 @@ def report(
     age: float | None = None,
     severity: str | None = None,
 ) -> None:
-    """Note a finding that was made outside of the tracker. Never raises it, and does nothing unwatched.
+    """Note a finding that was made outside of the tracker, while watching. Never raises.
 
     Args:
         code: Of the finding.
@@ -340,7 +340,7 @@ def report(
 def _sync(engine: Engine | AsyncEngine | None) -> Engine | None:
     if engine is None:
         return None
-    found: Engine = getattr(engine, "sync_engine", engine)
+    found: Engine = getattr(engine, "sync_engine", engine)  # type: ignore[arg-type]
     return found
 
 

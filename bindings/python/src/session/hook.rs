@@ -160,17 +160,14 @@ impl StatementHook {
     fn finish<'py>(
         &self,
         proceed: &Bound<'py, PyAny>,
-        arguments: &Bound<'py, PyTuple>,
+        connection: &Bound<'py, PyAny>,
         commits: bool,
     ) -> PyResult<Bound<'py, PyAny>> {
         let py = proceed.py();
         let tracker = self.tracker.get();
-        let driver = arguments
-            .get_item(0)
-            .and_then(|fairy| fairy.getattr(intern!(py, "dbapi_connection")))
-            .ok();
+        let driver = connection.getattr(intern!(py, "dbapi_connection")).ok();
         let id = driver.and_then(|driver| tracker.lease_at(driver.as_ptr() as usize));
-        let Some(id) = id else { return proceed.call1(arguments) };
+        let Some(id) = id else { return proceed.call1((connection,)) };
         if commits {
             let owner = tracker.owner(py);
             let r#use = Use {
@@ -185,13 +182,13 @@ impl StatementHook {
                 && let Err(raised) = tracker.found(py, Some(id), wrong, String::new(), Some(&r#use))
             {
                 // SQLAlchemy takes a COMMIT that has failed for the end of the transaction.
-                roll_back(arguments)?;
+                roll_back(connection)?;
                 return Err(raised);
             }
         }
         let blocks = !self.is_async && !self.is_memory && tracker.on_loop(py);
         let began = blocks.then(now_ns);
-        let result = proceed.call1(arguments);
+        let result = proceed.call1((connection,));
         if let Some(began) = began {
             self.tell_blocked(py, id, began, None);
         }
@@ -244,29 +241,26 @@ impl StatementHook {
         self.run(proceed, all, statement, context)
     }
 
-    #[pyo3(signature = (proceed, *arguments))]
     fn do_commit<'py>(
         &self,
         proceed: &Bound<'py, PyAny>,
-        arguments: &Bound<'py, PyTuple>,
+        connection: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        self.finish(proceed, arguments, true)
+        self.finish(proceed, connection, true)
     }
 
-    #[pyo3(signature = (proceed, *arguments))]
     fn do_rollback<'py>(
         &self,
         proceed: &Bound<'py, PyAny>,
-        arguments: &Bound<'py, PyTuple>,
+        connection: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        self.finish(proceed, arguments, false)
+        self.finish(proceed, connection, false)
     }
 }
 
 /// Rolls back through the dialect, and so through every layer around it.
-fn roll_back(arguments: &Bound<'_, PyTuple>) -> PyResult<()> {
-    let py = arguments.py();
-    let fairy = arguments.get_item(0)?;
+fn roll_back(fairy: &Bound<'_, PyAny>) -> PyResult<()> {
+    let py = fairy.py();
     let dialect = fairy.getattr(intern!(py, "_pool"))?.getattr(intern!(py, "_dialect"))?;
     dialect.call_method1(intern!(py, "do_rollback"), (fairy,))?;
     Ok(())
