@@ -40,14 +40,15 @@ class Hooks:
             ("invalidate", tracker.on_invalidate),
         )
         self._changing = threading.RLock()
-        self._everywhere = False
+        self.everywhere = False
+        """Whether every engine is listened to, and not some alone."""
         self._engines: weakref.WeakSet[Engine] = weakref.WeakSet()
         self._dialects: weakref.WeakSet[DefaultDialect] = weakref.WeakSet()
 
     @property
     def on(self) -> bool:
         """Whether anything is listened to."""
-        return self._everywhere or bool(self._engines)
+        return self.everywhere or bool(self._engines)
 
     def add(self, engine: Engine | None) -> list[Engine]:
         """Listen to an engine, or to everything; engines that are no more listened to by themselves.
@@ -55,7 +56,7 @@ class Hooks:
         Twice is as good as once.
         """
         with self._changing:
-            if self._everywhere or (engine is not None and engine in self._engines):
+            if self.everywhere or (engine is not None and engine in self._engines):
                 return []
             if not self.on:
                 for name, listener in self._of_session:
@@ -68,7 +69,7 @@ class Hooks:
             for known in left:
                 self._leave(known)
             self._engines.clear()
-            self._everywhere = True
+            self.everywhere = True
             self._listen(Pool)
             return left
 
@@ -78,11 +79,11 @@ class Hooks:
             left: list[Engine | type[Pool]] = [
                 known for known in self._engines if engine in (None, known)
             ]
-            if self._everywhere:
+            if self.everywhere:
                 left = [Pool]
             for target in left:
                 self._leave(target)
-            self._everywhere = False
+            self.everywhere = False
             self._engines -= set(left)
             if not self.on:
                 for name, listener in self._of_session:

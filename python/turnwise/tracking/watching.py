@@ -108,7 +108,7 @@ class _Watcher:
             for left in self.hooks.add(engine):
                 unguard_forks(left)
             self.waits.add()
-            guard_forks(Pool if engine is None else engine)
+            guard_forks(Pool if self.hooks.everywhere else engine)
             if settings.serve:
                 reporting_socket.serve(self._document)
             if self._stop is None:
