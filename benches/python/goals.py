@@ -93,11 +93,51 @@ def added(database: str) -> Callable[[Parts], list[float]]:
     return figures
 
 
+def watched(measure: str) -> Callable[[Parts], list[float]]:
+    """What watching adds, in each round, in microseconds."""
+
+    def figures(parts: Parts) -> list[float]:
+        rounds = parts["tracker"]["measures"][measure]["rounds"]
+        return [(one["watched"] - one["bare"]) * 1e6 for one in rounds]
+
+    return figures
+
+
+def scan(parts: Parts) -> list[float]:
+    """How long the watchdog looks, in each round, in microseconds."""
+    rounds = parts["tracker"]["measures"]["scan of 4,096 leases"]["rounds"]
+    return [one["turnwise"] * 1e6 for one in rounds]
+
+
 ROWS = 10_000
 OURS, THEIRS = "turnwise", "sqlite3"
 SHARE = "share of the rows/s of bare rusqlite"
 
 GOALS = (
+    Goal(
+        "watched-session",
+        "what `watch` adds to a session that takes a connection and gives it back",
+        "tracker",
+        watched("session"),
+        at_most=3,
+        unit="µs",
+    ),
+    Goal(
+        "watched-statement",
+        "what `watch` adds to a statement",
+        "tracker",
+        watched("statement"),
+        at_most=0.5,
+        unit="µs",
+    ),
+    Goal(
+        "watched-scan",
+        "a look at 4,096 leases, without the GIL",
+        "tracker",
+        scan,
+        at_most=10,
+        unit="µs",
+    ),
     Goal(
         "installed-sqlite",
         "what `install` adds on a driver that does nothing, over an ORM insert into a SQLite file",

@@ -21,6 +21,7 @@ TABLES = {
     "rust": "Rust",
     "decorators": "Decorators, on a call that succeeds",
     "installed": "Installed engines",
+    "tracker": "Watched sessions",
 }
 
 

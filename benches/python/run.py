@@ -177,6 +177,16 @@ def installed(wanted: argparse.Namespace, folder: str) -> dict[str, Any]:
     return child("installed.py", folder, wanted.rounds, 2 if wanted.quick else 20)
 
 
+def tracker(wanted: argparse.Namespace, folder: str) -> dict[str, Any]:
+    """Watched sessions beside others, and the watchdog's scan."""
+    say("watched sessions")
+    found = child("tracker.py", folder, wanted.rounds, 2 if wanted.quick else 20)
+    scan = run([str(RUST), "scan", str(wanted.rounds), "5" if wanted.quick else "2001"])
+    rounds = [{"turnwise": one["scan"]} for one in scan["rounds"]]
+    found["measures"]["scan of 4,096 leases"] = {"unit": "s", "rounds": rounds}
+    return found
+
+
 PARTS = {
     "story": story,
     "alone": alone,
@@ -186,11 +196,12 @@ PARTS = {
     "turns": across,
     "outsider": outsider,
     "installed": installed,
+    "tracker": tracker,
     "sorted-batches": batches,
 }
 DECORATORS = ("tenacity", "stamina", "backoff", "oslo.db")
 TURNS = {"turns", "outsider"}
-APART = {*TURNS, "installed", "sorted-batches"}
+APART = {*TURNS, "installed", "tracker", "sorted-batches"}
 """Parts that run only when they are named."""
 
 

@@ -12,13 +12,13 @@ import statistics
 import sys
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine, event, text
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import Pool
 
-from null_driver import null_engine
+from null_driver import Connection, null_engine
 from turnwise.sqlalchemy import interception
 from turnwise.tracking.owners import owner
 from turnwise.tracking.watching import unwatch, watch
@@ -26,9 +26,12 @@ from turnwise.tracking.watching import unwatch, watch
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    Proceed = Callable[..., object]
+
 BLOCK = 200
 SIDES = ("bare", "listeners", "watched", "each_line")
 EVENTS = ("checkout", "reset", "checkin", "close", "detach", "invalidate")
+OF_SESSION = ("after_transaction_create", "after_begin")
 STATEMENT = text("SELECT 1")
 
 
@@ -40,18 +43,21 @@ class Through:
     """A layer that does nothing."""
 
     def do_execute(
-        self, proceed: Any, cursor: Any, statement: Any, parameters: Any, context: Any
+        self,
+        proceed: Proceed,
+        cursor: object,
+        statement: object,
+        parameters: object,
+        context: object,
     ) -> object:
         """Execute."""
         return proceed(cursor, statement, parameters, context)
 
-    def do_commit(self, proceed: Any, connection: Any) -> object:
+    def do_commit(self, proceed: Proceed, connection: object) -> object:
         """Commit."""
         return proceed(connection)
 
-    def do_rollback(self, proceed: Any, connection: Any) -> object:
-        """Roll back."""
-        return proceed(connection)
+    do_rollback = do_commit
 
 
 @contextmanager
@@ -60,7 +66,8 @@ def side(name: str, engine: Engine) -> Iterator[None]:
     if name == "listeners":
         for what in EVENTS:
             event.listen(Pool, what, nothing)
-        event.listen(Session, "after_begin", nothing)
+        for what in OF_SESSION:
+            event.listen(Session, what, nothing)
         interception.add(engine.dialect, "tracker", Through())
     elif name != "bare":
         watch(sites="statement" if name == "each_line" else "checkout")
@@ -70,7 +77,8 @@ def side(name: str, engine: Engine) -> Iterator[None]:
         if name == "listeners":
             for what in EVENTS:
                 event.remove(Pool, what, nothing)
-            event.remove(Session, "after_begin", nothing)
+            for what in OF_SESSION:
+                event.remove(Session, what, nothing)
             interception.remove(engine.dialect, "tracker")
         elif name != "bare":
             unwatch()
@@ -124,6 +132,8 @@ def compare(work: Callable[[Engine], Callable[[], None]], blocks: int) -> dict[s
 def main() -> None:
     """Measures and prints."""
     rounds, blocks = map(int, sys.argv[2:])
+    # Else each of these connections would come back with a transaction open.
+    Connection.in_transaction = False
     measures = {
         name: {"unit": "s", "rounds": [compare(work, blocks) for _ in range(rounds)]}
         for name, work in (("session", sessions), ("statement", statements))

@@ -4,6 +4,7 @@
 //! turnwise-benches all FOLDER ROUNDS|--quick
 //! turnwise-benches party SPEC
 //! turnwise-benches turns FOLDER BLOCKS
+//! turnwise-benches scan ROUNDS RUNS
 //! turnwise-benches loop FOLDER turnwise|pipelined|bare full|normal WRITES
 //! ```
 //!
@@ -15,6 +16,7 @@ mod bare;
 mod batched;
 mod measures;
 mod party;
+mod scan;
 mod topics;
 mod turns;
 
@@ -45,11 +47,15 @@ fn main() -> Outcome<()> {
             println!("{}", turns::alone(Path::new(folder), blocks.parse()?)?);
             Ok(())
         }
+        ["scan", rounds, runs] => {
+            println!("{}", scan::measure(rounds.parse()?, runs.parse()?)?);
+            Ok(())
+        }
         ["loop", folder, side, durability, writes] => {
             write_alone(&PathBuf::from(folder).join("loop.db"), side, durability, writes.parse()?)
         }
         _ => Err(
-            "usage: all FOLDER ROUNDS|--quick | party SPEC | turns FOLDER BLOCKS | loop FOLDER turnwise|pipelined|bare full|normal N"
+            "usage: all FOLDER ROUNDS|--quick | party SPEC | turns FOLDER BLOCKS | scan ROUNDS RUNS | loop FOLDER turnwise|pipelined|bare full|normal N"
                 .into(),
         ),
     }

@@ -51,7 +51,7 @@ class Hooks:
         return self.everywhere or bool(self._engines)
 
     def add(self, engine: Engine | None) -> list[Engine]:
-        """Listen to an engine, or to everything; engines that are no more listened to by themselves.
+        """Listen to an engine, or to everything; returns engines that are part of everything now.
 
         Twice is as good as once.
         """
