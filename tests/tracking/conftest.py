@@ -15,7 +15,17 @@ from sightings import Onlooker
 # Fixtures.
 __all__ = ["mariadb", "mariadb_database", "postgresql", "postgresql_database", "redis"]
 
-ONCE = ("test_fastapi", "test_celery", "test_asgi", "test_wsgi")
+ONCE = (
+    "test_asgi",
+    "test_blocked_routes",
+    "test_budget",
+    "test_celery",
+    "test_fastapi",
+    "test_pytest_plugin",
+    "test_reporting_socket",
+    "test_top",
+    "test_wsgi",
+)
 """Modules that `make test` runs with one version of SQLAlchemy: their processes take their time, or
 they have nothing to do with it."""
 
