@@ -324,6 +324,6 @@ def _raised_in(error: BaseException) -> set[int]:
             continue
         seen.add(id(each))
         errors += [each.__cause__, each.__context__, *getattr(each, "exceptions", ())]
-        if isinstance(each, FindingError):
+        if isinstance(each, FindingError) and each.finding is not None:
             numbers.add(each.finding.number)
     return numbers

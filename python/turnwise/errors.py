@@ -212,13 +212,19 @@ class TurnUnavailableError(TurnwiseError, OSError):
 class FindingError(TurnwiseError):
     """The session tracker has found something, and watches strictly."""
 
-    def __init__(self, finding: _native.Finding) -> None:
-        super().__init__(finding.text)
-        self.finding = finding
+    finding: _native.Finding | None
+    """What was found; ``None`` in another process than the one that found it."""
 
-    def __reduce__(self) -> tuple[object, ...]:
-        """Keep the text across processes."""
-        return TurnwiseError.__reduce__(self)
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        finding: _native.Finding | None = None,
+        sqlite_errorcode: int | None = None,
+        attempts: int = 0,
+    ) -> None:
+        super().__init__(message, sqlite_errorcode=sqlite_errorcode, attempts=attempts)
+        self.finding = finding
 
 
 class TransactionNotOwnedError(TurnwiseError):

@@ -214,4 +214,7 @@ def test_the_oracle_agrees() -> None:
 def test_every_file_is_run() -> None:
     source = Path(__file__).read_text(encoding="utf-8")
     for path in VECTORS.glob("*.json"):
+        # Core alone makes and shows findings: Python cannot make one of given facts.
+        if path.stem == "findings":
+            continue
         assert f'vectors("{path.stem}")' in source, f"nothing runs {path.name}"

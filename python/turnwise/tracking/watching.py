@@ -189,7 +189,7 @@ class _Watcher:
             and finding.severity != "info"
             and (strict is True or strict(finding))
         ):
-            raise FindingError(finding)
+            raise FindingError(finding.text, finding=finding)
 
     def report(self, code: str, *, connection: object = None, **facts: Any) -> None:
         driver = getattr(connection, "dbapi_connection", connection)
