@@ -175,6 +175,27 @@ def late(engine):
         session.execute(sa.text("SELECT 2"))
 
 
+@pytest.mark.parametrize("of_engine", [False, True])
+def test_what_commits_itself_is_no_transaction(tmp_path, watch, of_engine) -> None:
+    watch()
+    settings = {"isolation_level": "AUTOCOMMIT"} if of_engine else {}
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/shop.db", **settings)
+    with turnwise.owner("request", "GET /") as request, engine.connect() as connection:
+        if not of_engine:
+            connection.execution_options(isolation_level="AUTOCOMMIT")
+        connection.execute(sa.text("CREATE TABLE item (id INTEGER)"))
+        assert [lease.state for lease in turnwise.leases()] == ["checked_out"]
+        request.phase = "responded"
+        connection.execute(sa.text("INSERT INTO item VALUES (1)"))
+    assert turnwise.findings() == ()
+    with engine.connect() as connection:
+        if of_engine:
+            connection.execution_options(isolation_level="SERIALIZABLE")
+        connection.execute(sa.text("SELECT 1"))
+        assert [lease.state for lease in turnwise.leases()] == ["idle_in_tx"]
+    engine.dispose()
+
+
 def test_hooks_hear_everything_and_break_nothing(engine, watch, caplog) -> None:
     watch(log=True)
     heard = []

@@ -118,6 +118,8 @@ class Hooks:
                     is_async=dialect.is_async,
                     is_memory=isinstance(pool, SingletonThreadPool | StaticPool),
                     aborts=dialect.name == "postgresql",
+                    autocommits=getattr(dialect, "_on_connect_isolation_level", None)
+                    == "AUTOCOMMIT",
                 )
                 interception.add(dialect, _LAYER, hook)
         name = pool.logging_name or f"{dialect.name}+{dialect.driver}"

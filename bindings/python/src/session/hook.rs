@@ -12,6 +12,7 @@ use super::{now_ns, seconds};
 
 /// The layer `"tracker"` of one dialect.
 #[pyclass(frozen, module = "turnwise._native")]
+#[allow(clippy::struct_excessive_bools, reason = "facts about a dialect, each by itself")]
 pub(crate) struct StatementHook {
     tracker: Py<NativeTracker>,
     is_async: bool,
@@ -19,6 +20,8 @@ pub(crate) struct StatementHook {
     is_memory: bool,
     /// A statement that fails ends what its transaction may do.
     aborts: bool,
+    /// Connections are made with the isolation level AUTOCOMMIT.
+    autocommits: bool,
 }
 
 /// One statement between its sending and its answer.
@@ -50,6 +53,9 @@ impl StatementHook {
             site: tracker.site_of_statement(py),
             statement: tracker.texts.statement(statement),
         };
+        if !tracker.leases.has_transaction(id) {
+            tracker.leases.set_autocommit(id, self.commits_itself(&connection));
+        }
         let blocks_ns = self.blocks(py, id, &r#use)?;
         if let Err(wrong) = tracker.leases.begin(id, &r#use, tracker.tick()) {
             let raised = self.wrong(py, id, wrong, &r#use);
@@ -60,6 +66,18 @@ impl StatementHook {
             tracker.leases.begin_anyway(id, &r#use, tracker.tick());
         }
         Ok(Some(Running { id, blocks_ns }))
+    }
+
+    /// Whether what a connection runs commits itself, as the connection was set.
+    fn commits_itself(&self, connection: &Bound<'_, PyAny>) -> bool {
+        let py = connection.py();
+        let level = connection
+            .call_method0(intern!(py, "get_execution_options"))
+            .and_then(|options| options.get_item(intern!(py, "isolation_level")));
+        match level {
+            Ok(level) => level.extract::<&str>().is_ok_and(|level| level == "AUTOCOMMIT"),
+            Err(_) => self.autocommits,
+        }
     }
 
     /// Since when this statement blocks an event loop. `Err`: it must not.
@@ -202,9 +220,16 @@ impl StatementHook {
 #[pymethods]
 impl StatementHook {
     #[new]
-    #[pyo3(signature = (tracker, *, is_async, is_memory, aborts))]
-    fn new(tracker: Py<NativeTracker>, is_async: bool, is_memory: bool, aborts: bool) -> Self {
-        Self { tracker, is_async, is_memory, aborts }
+    #[pyo3(signature = (tracker, *, is_async, is_memory, aborts, autocommits))]
+    #[allow(clippy::fn_params_excessive_bools, reason = "keywords")]
+    fn new(
+        tracker: Py<NativeTracker>,
+        is_async: bool,
+        is_memory: bool,
+        aborts: bool,
+        autocommits: bool,
+    ) -> Self {
+        Self { tracker, is_async, is_memory, aborts, autocommits }
     }
 
     fn do_execute<'py>(
