@@ -260,8 +260,9 @@ impl Lease {
             .is_some_and(|owner| matches!(owner.kind(), OwnerKind::Request | OwnerKind::WebSocket));
         let idle_limit = if is_request { limits.idle_ns } else { limits.task_idle_ns };
         let wrote = self.write_ns.filter(|_| held > 0).map_or(0, |at| now_ns.saturating_sub(at));
-        let ended = owner.and_then(|owner| owner.ended_ns());
-        let past = ended.map_or(0, |at| now_ns.saturating_sub(at.max(self.opened_ns)));
+        // What a task takes that outlives its owner is its own.
+        let ended = owner.and_then(|owner| owner.ended_ns()).filter(|&at| self.opened_ns <= at);
+        let past = ended.map_or(0, |at| now_ns.saturating_sub(at));
         let ages = [held >= idle_limit, wrote >= limits.lock_held_ns, past >= limits.grace_ns];
         let applies = [held > 0, wrote > 0, ended.is_some()];
         let mut found = Vec::new();
@@ -281,7 +282,7 @@ impl Lease {
             FindingCode::LockHeld => self.write_ns.unwrap_or(now_ns),
             FindingCode::HeldPastOwner => {
                 let ended = self.opening.owner.as_ref().and_then(|owner| owner.ended_ns());
-                ended.map_or(now_ns, |at| at.max(self.opened_ns))
+                ended.unwrap_or(now_ns)
             }
             FindingCode::IdleInTransaction => self.state_ns,
             _ => self.opened_ns,

@@ -75,7 +75,7 @@ impl FindingCode {
                  statement of it is running."
             }
             Self::HeldPastOwner => {
-                "An owner has ended, and a lease of it is still out after grace (1 s)."
+                "An owner has ended, and a lease that was taken before is still out after grace (1 s)."
             }
             Self::GcReturned => {
                 "A connection comes back to its pool because the garbage collector found it, not \

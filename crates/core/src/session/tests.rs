@@ -208,6 +208,15 @@ fn waiting_is_found_once_an_episode() {
 }
 
 #[test]
+fn what_is_taken_after_the_owner_has_ended_is_not_held_past_it() {
+    let (tracker, request) = (tracker(), owner(1, None));
+    let before = open(&tracker, Some(&request), 1);
+    request.advance(Phase::Ended, 2);
+    open(&tracker, Some(&request), 3);
+    assert_eq!(tracker.overdue(9 * SECOND), [(before, FindingCode::HeldPastOwner)]);
+}
+
+#[test]
 fn a_task_may_wait_for_longer() {
     let tracker = tracker();
     let task = Arc::new(Owner::new(1, OwnerKind::Task, "send", "", None, 0));
