@@ -46,8 +46,8 @@ struct Slot {
 struct Chunk {
     /// 0: free; else one more than the time since which it is in a state that may last too long,
     /// `RUNNING` in another one.
-    marks: [AtomicU64; CHUNK],
-    slots: [Mutex<Slot>; CHUNK],
+    marks: Box<[AtomicU64]>,
+    slots: Box<[Mutex<Slot>]>,
 }
 
 /// A statement runs: nothing waits, but the owner may have ended.
@@ -56,8 +56,8 @@ const RUNNING: u64 = u64::MAX;
 impl Chunk {
     fn new() -> Self {
         Self {
-            marks: std::array::from_fn(|_| AtomicU64::new(0)),
-            slots: std::array::from_fn(|_| Mutex::default()),
+            marks: (0..CHUNK).map(|_| AtomicU64::new(0)).collect(),
+            slots: (0..CHUNK).map(|_| Mutex::default()).collect(),
         }
     }
 }
@@ -71,7 +71,7 @@ struct Free {
 /// The leases of a process. All times are nanoseconds of one monotonic clock, which the caller reads.
 #[derive(Debug)]
 pub struct Tracker {
-    chunks: Box<[OnceLock<Box<Chunk>>]>,
+    chunks: Box<[OnceLock<Chunk>]>,
     free: Mutex<Free>,
     limits: Mutex<Limits>,
     number: AtomicU64,
@@ -257,7 +257,7 @@ impl Tracker {
 
     fn place(&self, slot: u32) -> Option<(&Chunk, usize)> {
         let slot = slot as usize;
-        let chunk = self.chunks.get(slot / CHUNK)?.get_or_init(|| Box::new(Chunk::new()));
+        let chunk = self.chunks.get(slot / CHUNK)?.get_or_init(Chunk::new);
         Some((chunk, slot % CHUNK))
     }
 
