@@ -127,8 +127,9 @@ class Terminal:
         def lead() -> None:
             os.setsid()
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-            # A test run that was started in the background ignores it, and children inherit that.
+            # A test run that was started in the background ignores them, and children inherit that.
             signal.signal(signal.SIGINT, signal.SIG_DFL)
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
         self.process = subprocess.Popen(
             [*shell, *COMMAND, *map(str, arguments)],
