@@ -112,12 +112,20 @@ def frames_above(frame: FrameType | None) -> Iterator[FrameType]:
 
     A coroutine's frame leads on to whoever awaits it; a task's first one to the event loop.
     """
-    greenlets = sys.modules.get("greenlet")
-    here = greenlets.getcurrent() if greenlets is not None else None
+    waiting = waiting_frames()
     while frame is not None:
         yield frame
         frame = frame.f_back
-        while frame is None and here is not None:
-            # The frame of the greenlet that started this one, as it waits for it.
-            here = here.parent
-            frame = here.gr_frame if here is not None else None
+        if frame is None:
+            frame = next(waiting, None)
+
+
+def waiting_frames() -> Iterator[FrameType]:
+    """The frame that waits for this greenlet, then the one that waits for that, and so on."""
+    greenlets = sys.modules.get("greenlet")
+    here = greenlets.getcurrent() if greenlets is not None else None
+    while here is not None:
+        # The greenlet that started this one.
+        here = here.parent
+        if here is not None and here.gr_frame is not None:
+            yield here.gr_frame

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
 import os
@@ -17,7 +18,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool, Pool
 
-from servers import Database, MariaDB, MissingServerError, PostgreSQL
+from servers import Database, MariaDB, PostgreSQL
 from turnwise.tracking import watching
 from turnwise.tracking.forks import (
     guard_forks,
@@ -32,24 +33,18 @@ DRIVERS = {"psycopg2": PostgreSQL, "psycopg": PostgreSQL, "mysqldb": MariaDB, "p
 
 
 @pytest.fixture(scope="module")
-def databases():
-    """A fresh database on each of the servers, started when it is first asked for."""
+def databases(request):
+    """A fresh database on each of the servers, made when it is first asked for."""
     made = {}
+    with contextlib.ExitStack() as stack:
 
-    def get(kind):
-        if kind not in made:
-            try:
-                server = kind()
-            except MissingServerError as error:
-                pytest.fail(str(error), pytrace=False)
-            scope = server.database()
-            made[kind] = server, scope, Database(server, scope.__enter__())
-        return made[kind][2]
+        def get(kind):
+            if kind not in made:
+                server = request.getfixturevalue(kind.__name__.lower())
+                made[kind] = Database(server, stack.enter_context(server.database()))
+            return made[kind]
 
-    yield get
-    for server, scope, _ in made.values():
-        scope.__exit__(None, None, None)
-        server.stop()
+        yield get
 
 
 @pytest.fixture(params=DRIVERS)

@@ -23,12 +23,9 @@ def setup(app: Starlette, engine: Engine | AsyncEngine | None = None, **settings
     Raises:
         TypeError: ``turnwise.watch`` has no such setting.
     """
-    from turnwise.tracking.watching import watch, watch_also
+    from turnwise.tracking.watching import watch_also
 
-    if settings:
-        watch(engine, **settings)
-    else:
-        watch_also(engine)
+    watch_also(engine, **settings)
     build = app.build_middleware_stack
     if getattr(build, "begins_owners", False):
         return

@@ -25,12 +25,9 @@ def setup(app: Flask, engine: Engine | None = None, **settings: Any) -> None:  #
     Raises:
         TypeError: ``turnwise.watch`` has no such setting.
     """
-    from turnwise.tracking.watching import watch, watch_also
+    from turnwise.tracking.watching import watch_also
 
-    if settings:
-        watch(engine, **settings)
-    else:
-        watch_also(engine)
+    watch_also(engine, **settings)
     begin_owners(app)
 
 

@@ -6,6 +6,8 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from turnwise._process import waiting_frames
+
 if TYPE_CHECKING:
     from types import CodeType, FrameType
 
@@ -61,14 +63,7 @@ def describe(frame: FrameType) -> str:
 
 def waiting_frame() -> FrameType | None:
     """The frame that waits for this greenlet; ``None`` outside of one."""
-    greenlets = sys.modules.get("greenlet")
-    here = greenlets.getcurrent() if greenlets is not None else None
-    while here is not None:
-        here = here.parent
-        if here is not None and here.gr_frame is not None:
-            frame: FrameType = here.gr_frame
-            return frame
-    return None
+    return next(waiting_frames(), None)
 
 
 def circumstance() -> str:

@@ -272,9 +272,12 @@ def watch(
         raise InvalidSettingError(str(error)) from None
 
 
-def watch_also(engine: Engine | AsyncEngine | None = None) -> None:
-    """Watch an engine, or all, with the settings that somebody else may have chosen."""
-    _watcher.start(_sync(engine), _watcher.settings)
+def watch_also(engine: Engine | AsyncEngine | None = None, **settings: Any) -> None:
+    """As ``watch``, but without settings those stay that somebody else may have chosen."""
+    if settings:
+        watch(engine, **settings)
+    else:
+        _watcher.start(_sync(engine), _watcher.settings)
 
 
 def current_settings() -> Settings:

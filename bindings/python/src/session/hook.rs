@@ -80,10 +80,15 @@ impl StatementHook {
         }
     }
 
+    /// Whether an event loop waits for what this thread sends now.
+    fn is_blocking(&self, py: Python<'_>) -> bool {
+        !self.is_async && !self.is_memory && self.tracker.get().on_loop(py)
+    }
+
     /// Since when this statement blocks an event loop. `Err`: it must not.
     fn blocks(&self, py: Python<'_>, id: LeaseId, r#use: &Use<'_>) -> PyResult<Option<u64>> {
         let tracker = self.tracker.get();
-        if self.is_async || self.is_memory || !tracker.on_loop(py) {
+        if !self.is_blocking(py) {
             return Ok(None);
         }
         if tracker.is_strict() && r#use.owner.is_some() {
@@ -204,8 +209,7 @@ impl StatementHook {
                 return Err(raised);
             }
         }
-        let blocks = !self.is_async && !self.is_memory && tracker.on_loop(py);
-        let began = blocks.then(now_ns);
+        let began = self.is_blocking(py).then(now_ns);
         let result = proceed.call1((connection,));
         if let Some(began) = began {
             self.tell_blocked(py, id, began, None);

@@ -56,6 +56,6 @@ impl SessionMark {
     pub(super) fn reopens(&self) -> bool {
         self.first == Phase::Running.code()
             && self.transactions.load(Ordering::Relaxed) > 1
-            && matches!(self.phase(), Phase::Responded | Phase::Ended)
+            && self.phase().is_after_response()
     }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use pyo3::exceptions::PyValueError;
 use pyo3::intern;
 use pyo3::prelude::*;
-use turnwise::session::{FindingCode, LeaseId, Limits, Opening, Phase, Severity, Tracker, Wrong};
+use turnwise::session::{FindingCode, LeaseId, Limits, Opening, Severity, Tracker, Wrong};
 
 use super::connections::Connections;
 use super::finding::Finding;
@@ -269,7 +269,7 @@ impl NativeTracker {
         }
         let Some(id) = self.lease_of(py, connection) else { return Ok(()) };
         self.leases.announce(id, mark.phase());
-        if mark.reopens() && matches!(owner.phase(), Phase::Responded | Phase::Ended) {
+        if mark.reopens() && owner.phase().is_after_response() {
             let code = match self.circumstance(py) {
                 Circumstance::LazyLoad => FindingCode::LazyLoadAfterResponse,
                 _ => FindingCode::ReopenedAfterClose,

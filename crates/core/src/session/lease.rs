@@ -178,7 +178,7 @@ impl Lease {
             return found;
         }
         let (Some(owner), Phase::Running) = self.began.as_ref()? else { return None };
-        matches!(owner.phase(), Phase::Responded | Phase::Ended).then_some(Wrong {
+        owner.phase().is_after_response().then_some(Wrong {
             code: FindingCode::CommitAfterResponse,
             severity: Severity::Warning,
         })

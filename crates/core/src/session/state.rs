@@ -16,6 +16,13 @@ numbered! {
     }
 }
 
+impl Phase {
+    /// Whether the client has its whole response.
+    pub const fn is_after_response(self) -> bool {
+        matches!(self, Self::Responded | Self::Ended)
+    }
+}
+
 numbered! {
     /// What a leased connection does.
     pub enum LeaseState {
